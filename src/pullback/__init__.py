@@ -1,0 +1,49 @@
+"""pullback differentiates NumPy programs, trains networks with them, and shows its working."""
+
+import importlib
+from typing import Any
+
+import pullback.rules  # noqa: F401  (fills the registry)
+from pullback.core import tree
+from pullback.core.tape import no_grad, stop_gradient, tensor, trace_nans
+from pullback.core.tensor import Tensor
+from pullback.errors import (
+    AliasError,
+    ConfigError,
+    DataError,
+    DtypeError,
+    FreedError,
+    IndependentWarning,
+    LeavesTapeError,
+    MutationError,
+    NonFiniteError,
+    NonScalarError,
+    NoRuleError,
+    PullbackError,
+    RunError,
+    ShapeError,
+    SkippedFileWarning,
+    TeacherError,
+    TreeError,
+)
+from pullback.rules.indexing import array
+from pullback.transforms import checkpoint, custom, grad, hessian, hvp, jacobian, jvp, record, value_and_grad, vjp
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AliasError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning", "LeavesTapeError", "MutationError",
+    "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError", "RunError", "ShapeError", "SkippedFileWarning", "TeacherError",
+    "Tensor", "TreeError",
+    "array", "checkpoint", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim", "record",
+    "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+]  # fmt: skip
+
+_ROOMS = ("data", "nn", "optim", "teach", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms are imported when they are first used, so that `import pullback` stays fast."""
+    if name in _ROOMS:
+        return importlib.import_module(f"pullback.{name}")
+    raise AttributeError(f"module 'pullback' has no attribute {name!r}")

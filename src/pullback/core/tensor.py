@@ -1,0 +1,406 @@
+"""`Tensor`: an array that is being traced. It speaks NumPy's own protocols, so that ordinary NumPy code runs on it unchanged.
+
+Every operator, method and NumPy function finds its rule in one table, `RULES`, which the rules fill and the core never looks into.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from pullback.core.source import user_line
+from pullback.errors import AliasError, LeavesTapeError, NoRuleError, ShapeError
+
+if TYPE_CHECKING:
+    from pullback.core.tape import Node, Trace
+
+Array = Any
+"""An array, a NumPy or Python scalar, or a Tensor. Traced code cannot tell them apart, so neither do the annotations."""
+
+RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""What runs in place of each NumPy function when one of its arguments is a Tensor."""
+
+
+class Tensor:
+    """An array of one trace. Make one with `pb.tensor(array)`; transforms such as `pb.grad` make them for you.
+
+    `value` is the plain array (read-only), `grad` the gradient that `backward()` left on a tensor made by `pb.tensor`.
+    In-place writes (`t[i] = v`, `t += v`) are differentiable: the handle moves on to a new value, saved ones stay as they were.
+    """
+
+    __slots__ = ("__weakref__", "_node", "_trace", "_value", "_view")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: Array, trace: Trace, node: Node | None) -> None:
+        self._value = value  # an array, or a Tensor of an outer trace
+        self._trace = trace
+        self._node = node  # None where nothing depends on it
+        self._view: View | None = None
+
+    # -- leaving the tape on purpose ---------------------------------------------------------------------------------
+    @property
+    def value(self) -> np.ndarray[Any, Any]:
+        """The plain array, read-only. Leaves the tape on purpose: nothing computed from it has a gradient."""
+        plain = np.asarray(plain_value(self)).view()
+        plain.flags.writeable = False
+        return plain
+
+    def item(self) -> float:
+        """The only element, as a Python number. Leaves the tape on purpose."""
+        return self.value.item()  # type: ignore[no-any-return]
+
+    def tolist(self) -> Any:
+        """The elements as nested Python lists. Leaves the tape on purpose."""
+        return self.value.tolist()
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._value.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._value.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        return len(self._value.shape)
+
+    @property
+    def size(self) -> int:
+        return self._value.size  # type: ignore[no-any-return]
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> Array:
+        return np.transpose(self)
+
+    @property
+    def mT(self) -> Array:
+        return np.swapaxes(self, -1, -2)
+
+    @property
+    def real(self) -> Tensor:
+        return self
+
+    @property
+    def flat(self) -> NoReturn:
+        raise NoRuleError("t.flat has no derivative rule: use t.ravel(), and t[...] = values.reshape(t.shape) to write")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a Tensor without dimensions")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Array]:
+        if not self.shape:
+            raise TypeError("iteration over a Tensor without dimensions")
+        return (self[i] for i in range(self.shape[0]))
+
+    def __bool__(self) -> bool:
+        return bool(plain_value(self))
+
+    def __repr__(self) -> str:
+        lines = np.array2string(np.asarray(plain_value(self)), separator=", ", prefix="tensor(")
+        return f"tensor({lines}, dtype={self.dtype}{'' if self._node is not None else ', constant'})"
+
+    def __format__(self, spec: str) -> str:
+        return format(plain_value(self), spec) if spec else repr(self)
+
+    # -- leaving the tape by accident --------------------------------------------------------------------------------
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        raise LeavesTapeError(_leaving())
+
+    def __float__(self) -> NoReturn:
+        raise LeavesTapeError(_leaving())
+
+    __int__ = __complex__ = __index__ = __float__
+
+    # -- gradients ---------------------------------------------------------------------------------------------------
+    @property
+    def grad(self) -> np.ndarray[Any, Any] | None:
+        """The gradient left by `backward()`, added up over calls; None before the first, or where there is none."""
+        return getattr(self._node, "grad", None)
+
+    @grad.setter
+    def grad(self, value: np.ndarray[Any, Any] | None) -> None:
+        if not hasattr(self._node, "grad"):
+            raise AttributeError("only a tensor made by pb.tensor has a gradient to set")
+        self._node.grad = value  # type: ignore[union-attr]
+
+    def backward(self, cotangent: Array | None = None, *, retain: bool = False) -> None:
+        """Adds to `x.grad`, for every `x = pb.tensor(...)` this depends on, the gradient of this value.
+
+        Args:
+            cotangent: the gradient of the loss with respect to this value, of its shape; may be left out for a scalar.
+            retain: keep what was saved, so that `backward` may be called once more.
+
+        Raises:
+            NonScalarError: no cotangent for a value that is not a scalar.
+            FreedError: a second call without `retain`.
+        """
+        self._trace.backward(self, cotangent, retain)
+
+    # -- writing in place --------------------------------------------------------------------------------------------
+    def __getitem__(self, index: Any) -> Array:
+        return RULES[operator.getitem](self, index)
+
+    def __setitem__(self, index: Any, value: Array) -> None:
+        self._move_to(RULES[operator.setitem](self, index, value), index)
+
+    def _move_to(self, new: Array, index: Any = ...) -> None:
+        """Makes this handle stand for a new value after a write to `self[index]`."""
+        if self._view is not None:
+            self._view.check_write(self, index)
+        if new.shape != self.shape:
+            raise ShapeError("in-place operation", f"expected a result of shape {self.shape}, got {new.shape}")
+        if new.dtype != self.dtype:
+            new = new.astype(self.dtype)
+        if not isinstance(new, Tensor) or new._trace.level < self._trace.level:
+            # Nothing tracked here, as under no_grad: the value changes, and a leaf stays the leaf it is.
+            self._value = new
+        else:
+            self._value, self._trace, self._node = new._value, new._trace, new._node
+
+    def sort(self, axis: int = -1, kind: Any = None) -> None:
+        """Sorts in place, as `ndarray.sort` does."""
+        self._move_to(np.sort(self, axis=axis, kind=kind))
+
+    def fill(self, value: Array) -> None:
+        """Assigns one value to every element."""
+        self[...] = value
+
+    # -- methods whose NumPy functions have other names or signatures -------------------------------------------------
+    def reshape(self, *shape: Any, order: Any = "C") -> Array:
+        return np.reshape(self, shape[0] if len(shape) == 1 else shape, order=order)
+
+    def transpose(self, *axes: Any) -> Array:
+        return np.transpose(self, axes[0] if len(axes) == 1 else (axes or None))
+
+    def flatten(self, order: Any = "C") -> Array:
+        return np.ravel(self, order=order).copy()
+
+    def copy(self, order: Any = "C") -> Array:
+        return np.copy(self)
+
+    def astype(self, dtype: Any, **options: Any) -> Array:
+        return np.astype(self, np.dtype(dtype))
+
+    # -- protocols ---------------------------------------------------------------------------------------------------
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        function = ufunc if method == "__call__" else getattr(ufunc, method)
+        out = options.pop("out", None)
+        if method == "__call__":
+            rule = RULES.get(ufunc)
+        else:  # bound methods such as np.add.reduce are made anew at each look-up
+            rule = RULES.get(UFUNC_METHODS.get((ufunc, method)))  # type: ignore[arg-type]
+        if rule is None:
+            raise NoRuleError(_no_rule(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")))
+        for name in ("casting", "subok", "order", "signature"):
+            options.pop(name, None)
+        if method == "__call__" and options.get("where", True) is not True:
+            raise NoRuleError(f"np.{ufunc.__name__}(..., where=...) has no derivative rule: use np.where on the result")
+        if method == "__call__":
+            options.pop("where", None)
+        dtype = options.pop("dtype", None) if method == "__call__" else None
+        del function
+        result = rule(*inputs, **options)
+        if dtype is not None:
+            result = result.astype(dtype)
+        return result if out is None else write_out(result, out[0] if isinstance(out, tuple) else out)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        rule = RULES.get(function)
+        if rule is None:
+            raise NoRuleError(_no_rule(f"{function.__module__}.{function.__name__}"))
+        out = kwargs.pop("out", None)
+        result = rule(*args, **kwargs)
+        return result if out is None else write_out(result, out)
+
+
+UFUNC_METHODS: dict[tuple[Any, str], Callable[..., Any]] = {}
+"""The NumPy function that stands for a method of a ufunc, such as `np.sum` for `(np.add, "reduce")`."""
+
+
+def plain_value(x: Array) -> Any:
+    """The array inside, with every level of tracing taken off."""
+    while isinstance(x, Tensor):
+        x = x._value
+    return x
+
+
+def write_out(result: Array, out: Array) -> Array:
+    """Puts a result where the user's `out=` asks for it."""
+    if isinstance(out, Tensor):
+        out._move_to(result)
+        return out
+    if isinstance(result, Tensor):
+        raise LeavesTapeError(_leaving())
+    out[...] = result
+    return out
+
+
+class View:
+    """A handle's part in a family of handles that share memory, as `v = t[0]` and `t` do in NumPy.
+
+    A write to one of them is visible through the others in NumPy; a traced write makes a new value and is not. So a write is
+    allowed only where no other living handle could see it. Positions are compared on the original buffer (`shadow`).
+    """
+
+    __slots__ = ("family", "shadow")
+
+    def __init__(self, shadow: np.ndarray[Any, Any], family: list[weakref.ref[Tensor]]) -> None:
+        self.shadow = shadow
+        self.family = family
+
+    @staticmethod
+    def link(source: Tensor, result: Tensor, view: Callable[[Any], Any]) -> None:
+        """Records that `result`, which is `view(source)`, looks at the memory of `source`."""
+        plain = plain_value(result)
+        if not isinstance(plain, np.ndarray) or not np.may_share_memory(plain, plain_value(source)):
+            return
+        if source._view is None:
+            source._view = View(plain_value(source), [weakref.ref(source)])
+        family = source._view.family
+        unmoved = source._view.shadow is plain_value(source)
+        result._view = View(plain if unmoved else view(source._view.shadow), family)
+        if len(family) & (len(family) - 1) == 0:  # at powers of two: amortised, and bounded by the living handles
+            family[:] = [handle for handle in family if handle() is not None]
+        family.append(weakref.ref(result))
+
+    def check_write(self, writer: Tensor, index: Any) -> None:
+        """Raises AliasError where another living handle shares the memory of `writer[index]`."""
+        plain_index = all(part is None or part is ... or isinstance(part, int | slice) for part in
+                          (index if isinstance(index, tuple) else (index,)))
+        region = self.shadow[index if plain_index and index != () else ...]
+        region = self.shadow if not isinstance(region, np.ndarray) else region
+        if plain_index and region is self.shadow and self.shadow.ndim and index is not ...:
+            region = self.shadow[(*(index if isinstance(index, tuple) else (index,)), ...)]
+        for reference in self.family:
+            other = reference()
+            if other is None or other is writer or other._view is None:
+                continue
+            if np.shares_memory(other._view.shadow, region):
+                raise AliasError(
+                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another tensor, of shape {other.shape}, "
+                    "is a view of the same memory; in NumPy it would change too, here it would not. Write before the view is "
+                    "taken, or make the view a copy: v = t[...].copy()"
+                )
+
+
+# -- messages --------------------------------------------------------------------------------------------------------------
+def _no_rule(name: str) -> str:
+    return (
+        f"{name} has no derivative rule (called at {user_line()}). Declare one: "
+        "pullback.core.primitive.elementwise, linear, multilinear, selection or fused for a new primitive, "
+        "implements for a composition of functions that have one (docs/adding-a-primitive.md); or leave the tape on purpose with t.value."
+    )
+
+
+_MENDS = {
+    "array": "use np.stack([...]), or pb.array([...]), which takes nested lists",
+    "asarray": "leave it out: a Tensor already works with NumPy's functions; or use t.value to leave the tape on purpose",
+    "assign": "make the array a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
+    "out": "make the output a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
+    "math": "use np.{name} instead of math.{name}, or t.value to leave the tape on purpose",
+    "other": "use NumPy's functions on the tensor itself, or t.value to leave the tape on purpose",
+}
+
+
+def _leaving() -> str:
+    where = user_line()
+    return f"a tracked value would leave the tape and lose its gradient at {where}\n  Mend: {_mend(where.text)}."
+
+
+def _mend(text: str) -> str:
+    """The one-line mend for the statement that let a tracked value escape, found by reading it."""
+    try:
+        statement = ast.parse(text).body[0]
+    except (SyntaxError, IndexError):
+        return _MENDS["other"]
+    calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    for call in calls:
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "math":
+            return _MENDS["math"].format(name=call.attr)
+    if "array" in names:
+        return _MENDS["array"]
+    if names & {"asarray", "asanyarray", "ascontiguousarray"}:
+        return _MENDS["asarray"]
+    if isinstance(statement, ast.AugAssign) or any(keyword.arg == "out" for node in ast.walk(statement)
+                                                   if isinstance(node, ast.Call) for keyword in node.keywords):
+        return _MENDS["out"]
+    if isinstance(statement, ast.Assign) and any(isinstance(target, ast.Subscript) for target in statement.targets):
+        return _MENDS["assign"]
+    return _MENDS["other"]
+
+
+# -- operators and methods, all of which are NumPy functions ---------------------------------------------------------------
+def _operator(ufunc: Any, reflected: bool = False) -> Callable[[Tensor, Any], Any]:
+    def forward(self: Tensor, other: Any) -> Any:
+        return RULES[ufunc](self, other)
+
+    def backward(self: Tensor, other: Any) -> Any:
+        return RULES[ufunc](other, self)
+
+    return backward if reflected else forward
+
+
+def _in_place(ufunc: Any) -> Callable[[Tensor, Any], Tensor]:
+    def method(self: Tensor, other: Any) -> Tensor:
+        self._move_to(RULES[ufunc](self, other))
+        return self
+
+    return method
+
+
+def _unary(ufunc: Any) -> Callable[[Tensor], Any]:
+    return lambda self: RULES[ufunc](self)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    function = getattr(np, name)
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"`np.{name}` of this tensor."
+    return method
+
+
+_ARITHMETIC = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
+    "mod": np.remainder, "divmod": np.divmod, "pow": np.power, "matmul": np.matmul,
+}  # fmt: skip
+_COMPARISONS = {
+    "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal,
+}  # fmt: skip
+_METHODS = (
+    "all any argmax argmin argpartition argsort clip cumprod cumsum diagonal dot max mean min nonzero partition prod ravel repeat round "
+    "searchsorted squeeze std sum swapaxes take trace var choose compress conj"
+).split()
+
+for _name, _ufunc in _ARITHMETIC.items():
+    setattr(Tensor, f"__{_name}__", _operator(_ufunc))
+    setattr(Tensor, f"__r{_name}__", _operator(_ufunc, reflected=True))
+    if _name != "divmod":
+        setattr(Tensor, f"__i{_name}__", _in_place(_ufunc))
+for _name, _ufunc in _COMPARISONS.items():
+    setattr(Tensor, f"__{_name}__", _operator(_ufunc))
+for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute}.items():
+    setattr(Tensor, f"__{_name}__", _unary(_ufunc))
+for _name in _METHODS:
+    setattr(Tensor, _name, _method(_name))

@@ -1,0 +1,54 @@
+"""One run of a function as a flat list of steps: every primitive applied, in order, whoever applied it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pullback.core import tree
+from pullback.core.tape import Recording, Step
+from pullback.core.tensor import Tensor
+
+
+class Record(NamedTuple):
+    """The steps of one run, and its result. `print(record)` shows a line for each step."""
+
+    inputs: list[str]
+    steps: list[Step]
+    result: Any
+
+    def counts(self) -> dict[str, int]:
+        """How often each primitive was applied."""
+        return dict(Counter(step.primitive.name for step in self.steps).most_common())
+
+    def __str__(self) -> str:
+        lines = [f"%{i} = input {name}" for i, name in enumerate(self.inputs)]
+        for step in self.steps:
+            inputs = ", ".join(f"%{x}" if type(x) is int and step.refers[k] else _short(x) for k, x in enumerate(step.inputs))
+            params = "".join(f", {name}={value}" for name, value in step.params.items())
+            lines.append(f"%{step.index} = {step.primitive.name}({inputs}{params})  {step.dtype}{list(step.shape)} {step.nbytes} B  # {step.source}")
+        return "\n".join(lines)
+
+
+def _short(x: Any) -> str:
+    return repr(x) if np.ndim(x) == 0 else f"constant{list(np.shape(x))}"
+
+
+def record(f: Callable[..., Any], *args: Any) -> Record:
+    """Runs `f(*args)` once and notes every application of a primitive, those of backward rules and optimisers included."""
+    trace = Recording()
+    leaves, structure = tree.flatten(args)
+    paths = [path for path, leaf in zip(structure.paths(), leaves, strict=True) if _is_array(leaf)]
+    lifted = structure.unflatten([trace.lift(leaf if isinstance(leaf, Tensor) else np.asarray(leaf)[()]) if _is_array(leaf) else leaf for leaf in leaves])
+    try:
+        result = tree.map(lambda y: y._value if isinstance(y, Tensor) and y._trace is trace else y, f(*lifted))
+    finally:
+        trace.end()
+    return Record(paths, trace.steps, result)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic | float | Tensor)
