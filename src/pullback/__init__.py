@@ -5,8 +5,10 @@ from typing import Any
 
 import pullback.rules  # noqa: F401  (fills the registry)
 from pullback.core import tree
-from pullback.core.tape import no_grad, stop_gradient, tensor, trace_nans
+from pullback.core.context import no_grad, trace_nans
+from pullback.core.tape import tensor
 from pullback.core.tensor import Tensor
+from pullback.core.trace import stop_gradient
 from pullback.errors import (
     AliasError,
     ConfigError,
@@ -32,11 +34,11 @@ from pullback.transforms import checkpoint, custom, grad, hessian, hvp, jacobian
 __version__ = "0.1.0"
 
 __all__ = [
-    "AliasError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning", "LeavesTapeError", "MutationError",
-    "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError", "RunError", "ShapeError", "SkippedFileWarning", "TeacherError",
-    "Tensor", "TreeError",
-    "array", "checkpoint", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim", "record",
-    "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+    "AliasError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
+    "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
+    "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
+    "checkpoint", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim",
+    "record", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "teach", "train")

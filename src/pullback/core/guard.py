@@ -1,6 +1,7 @@
 """Fingerprints of arrays that the tape relies on and that the user could still change.
 
-An array saved for the backward pass and changed afterwards gives a wrong gradient in silence. Arrays that nobody can write to
+An array saved for the backward pass and changed afterwards gives a wrong gradient in silence. Arrays that nobody can
+write to
 (read-only, as the data pipeline makes them) need no fingerprint and cost nothing.
 """
 
@@ -30,7 +31,8 @@ def is_exposed(x: Any) -> bool:
 def fingerprint(x: np.ndarray[Any, Any]) -> int:
     """A number that changes when any element does, at about the speed of reading the array twice.
 
-    Large arrays are read as a matrix of 64-bit words whose column sums and row sums (modulo 2**64) are hashed: a changed word
+    Large arrays are read as a matrix of 64-bit words whose column sums and row sums (modulo 2**64) are hashed: a
+    changed word
     changes one of each, and so does moving a word to another place, unless row and column stay the same.
     """
     if x.nbytes <= _SMALL:
@@ -38,7 +40,9 @@ def fingerprint(x: np.ndarray[Any, Any]) -> int:
     flat = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
     body = flat.size // (8 * _LANES) * (8 * _LANES)
     words = flat[:body].view(np.uint64).reshape(-1, _LANES)
-    sums = zlib.crc32(words.sum(axis=0, dtype=np.uint64).tobytes(), zlib.crc32(words.sum(axis=1, dtype=np.uint64).tobytes()))
+    sums = zlib.crc32(
+        words.sum(axis=0, dtype=np.uint64).tobytes(), zlib.crc32(words.sum(axis=1, dtype=np.uint64).tobytes())
+    )
     return zlib.crc32(flat[body:].tobytes(), sums)
 
 
@@ -57,6 +61,6 @@ class Guard:
         """Raises MutationError where the array is no longer what it was."""
         if fingerprint(self.array) != self.before:
             raise MutationError(
-                f"{self.what}, an array of shape {self.array.shape}, was changed after it had been saved for the backward pass "
-                f"at {self.source}. The gradient would be wrong. Work on a copy: `a = a.copy()` before the change."
+                f"{self.what}, an array of shape {self.array.shape}, was changed after it had been saved for the backward "
+                f"pass at {self.source}. The gradient would be wrong. Work on a copy: `a = a.copy()` before the change."
             )

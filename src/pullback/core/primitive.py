@@ -97,12 +97,15 @@ class Primitive:
     def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
         """The function whose parameter names say what input i needs, and how its result becomes the input's cotangent.
 
-        The second is None where the function takes the cotangent first and returns the contribution itself; the whole is
+        The second is None where the function takes the cotangent first and returns the contribution itself; the whole
+        is
         None where nothing flows back.
         """
         raise NotImplementedError
 
-    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]) -> Array | None:
+    def push(
+        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
+    ) -> Array | None:
         """The tangent of the output; a tangent that is None is zero."""
         raise NotImplementedError
 
@@ -123,11 +126,13 @@ class Primitive:
                 if position not in keep:
                     keep.append(position)
         inputs = tuple(i for i, _ in rules)
-        pulls = tuple(_compile_pull(self, fn, finish, i, inputs.index(i), tuple(keep), count) for i, (fn, finish) in rules)
+        pulls = tuple(
+            _compile_pull(self, fn, finish, i, inputs.index(i), tuple(keep), count) for i, (fn, finish) in rules
+        )
         return Plan(tuple(keep), itemgetter(*keep) if keep else None, inputs, pulls)
 
 
-# -- the kinds -------------------------------------------------------------------------------------------------------------
+# -- the kinds -------------------------------------------------------------------------------------------------------
 class Elementwise(Primitive):
     """Each output element depends on the elements at its place: the Jacobian is diagonal."""
 
@@ -150,7 +155,9 @@ class Elementwise(Primitive):
             return (lambda g: -g), None
         return (lambda g: g * partial), None
 
-    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]) -> Array | None:
+    def push(
+        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
+    ) -> Array | None:
         total = None
         for i, t in enumerate(tangents):
             partial = self.partials[i]
@@ -168,7 +175,8 @@ class Elementwise(Primitive):
 class Linear(Primitive):
     """Linear in its inputs together; its transpose in each is declared as an adjoint.
 
-    Inputs whose adjoint is None, and those after the last adjoint, are held constant: conditions, positions. A single adjoint
+    Inputs whose adjoint is None, and those after the last adjoint, are held constant: conditions, positions. A single
+    adjoint
     that reads `i` serves any number of inputs.
     """
 
@@ -189,7 +197,9 @@ class Linear(Primitive):
         adjoint = self.adjoint(i)
         return None if adjoint is None else (adjoint, None)
 
-    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]) -> Array | None:
+    def push(
+        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
+    ) -> Array | None:
         filled = [
             v if self.adjoint(i) is None else np.zeros_like(v) if t is None else t
             for i, (t, v) in enumerate(zip(tangents, values, strict=True))
@@ -202,7 +212,9 @@ class Multilinear(Linear):
 
     kind = "multilinear"
 
-    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]) -> Array | None:
+    def push(
+        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
+    ) -> Array | None:
         total = None
         for i, t in enumerate(tangents):
             if t is not None:
@@ -220,7 +232,12 @@ class Selection(Primitive):
     kind = "selection"
 
     def __init__(
-        self, fn: Callable[..., Any], select: Callable[..., Any], route: Callable[..., Any], scatter: Callable[..., Any], **options: Any
+        self,
+        fn: Callable[..., Any],
+        select: Callable[..., Any],
+        route: Callable[..., Any],
+        scatter: Callable[..., Any],
+        **options: Any,
     ) -> None:
         self.select, self.route, self.scatter = select, route, scatter
         super().__init__(fn, **options)
@@ -228,15 +245,19 @@ class Selection(Primitive):
     def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
         return self.select, self.scatter
 
-    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]) -> Array | None:
+    def push(
+        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
+    ) -> Array | None:
         chosen = call_rule(self, self.select, (), values, y, 0, params)
         return call_rule(self, self.route, (tangents[0], chosen), values, y, 0, params)
 
 
 class Fused(Primitive):
-    """Several steps done at once, with a backward written by hand, and a reference in plain primitives as the specification.
+    """Several steps done at once, with a backward written by hand, and a reference in plain primitives as the
+    specification.
 
-    `forward(*inputs, **params) -> (y, saved)`, `backward(saved, g, **params) -> one gradient per input` (None where there is
+    `forward(*inputs, **params) -> (y, saved)`, `backward(saved, g, **params) -> one gradient per input` (None where
+    there is
     none). Where a second derivative or a forward-mode one is wanted, the trace opens it into its reference.
     """
 
@@ -270,9 +291,10 @@ class Untracked(Primitive):
     differentiable = False
 
 
-# -- declaring, one statement each -------------------------------------------------------------------------------------------
+# -- declaring, one statement each -----------------------------------------------------------------------------------
 def elementwise(fn: Callable[..., Any], *partials: Callable[..., Any] | float, **options: Any) -> Elementwise:
-    """Declares an elementwise function by its partial derivatives: `elementwise(np.multiply, lambda x2: x2, lambda x1: x1)`.
+    """Declares an elementwise function by its partial derivatives: `elementwise(np.multiply, lambda x2: x2, lambda
+    x1: x1)`.
 
     The inputs of a NumPy ufunc are called `x`, or `x1, x2, ...`; those of a Python function as it calls them. A partial
     may be a number. Options: `name`, and `domain=(low, high)` where the function is defined and smooth.
@@ -291,7 +313,11 @@ def multilinear(fn: Callable[..., Any], *adjoints: Callable[..., Any], **options
 
 
 def selection(
-    fn: Callable[..., Any], select: Callable[..., Any], route: Callable[..., Any], scatter: Callable[..., Any], **options: Any
+    fn: Callable[..., Any],
+    select: Callable[..., Any],
+    route: Callable[..., Any],
+    scatter: Callable[..., Any],
+    **options: Any,
 ) -> Selection:
     """Declares a function whose outputs are chosen among its inputs; see `Selection`."""
     return Selection(fn, select, route, scatter, **options)
@@ -313,7 +339,8 @@ def untracked(fn: Callable[..., Any], **options: Any) -> Untracked:
 
 
 def implements(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates what runs in place of NumPy functions on tensors: same parameters, written with functions that have rules.
+    """Decorates what runs in place of NumPy functions on tensors: same parameters, written with functions that have
+    rules.
 
     A ufunc's method is given as a pair, `implements((np.add, "reduce"))`.
     """
@@ -322,7 +349,6 @@ def implements(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., 
         for function in functions:
             if isinstance(function, tuple):
                 UFUNC_METHODS[function] = replacement
-                RULES[replacement] = replacement
             else:
                 RULES[function] = replacement
         return replacement
@@ -336,7 +362,7 @@ def _enter(fn: Callable[..., Any], primitive: P) -> P:
     return primitive
 
 
-# -- the one place for broadcasting -------------------------------------------------------------------------------------------
+# -- the one place for broadcasting ----------------------------------------------------------------------------------
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Sums a cotangent over the axes along which an input of this shape was broadcast."""
     extra = len(g.shape) - len(shape)
@@ -348,7 +374,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return g
 
 
-# -- reading the names of a rule's parameters -----------------------------------------------------------------------------------
+# -- reading the names of a rule's parameters ------------------------------------------------------------------------
 def _signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The names of the inputs, and the defaults of the keyword parameters. Empty names for any number of inputs."""
     if isinstance(fn, np.ufunc):
@@ -386,7 +412,9 @@ def _kept(primitive: Primitive, fn: Callable[..., Any], i: int, count: int) -> l
     return kept
 
 
-def _reader(primitive: Primitive, name: str, i: int, order: int, keep: tuple[int, ...], count: int) -> Callable[[Any, Node], Any]:
+def _reader(
+    primitive: Primitive, name: str, i: int, order: int, keep: tuple[int, ...], count: int
+) -> Callable[[Any, Node], Any]:
     """How one named parameter of a rule is read from what was saved and from the node."""
 
     def saved_at(position: int) -> Callable[[Any], Any]:
@@ -463,5 +491,6 @@ def check_shape(primitive: Primitive, contribution: Array, shape: tuple[int, ...
     """Raises ShapeError where a rule returned a gradient of another shape than its input."""
     if np.shape(contribution) != shape:
         raise ShapeError(
-            primitive.name, f"its backward returned a gradient of shape {np.shape(contribution)} for an input of shape {shape}"
+            primitive.name,
+            f"its backward returned a gradient of shape {np.shape(contribution)} for an input of shape {shape}",
         )

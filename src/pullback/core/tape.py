@@ -1,45 +1,45 @@
-"""Traces: the tape of reverse mode, the tangents of forward mode, and the recording of a whole run.
+"""The tape of reverse mode: a node for each application of a primitive, walked back in order of creation.
 
-One `Node` stands for one application of one primitive, whoever made it. Traces nest by level: a value of an inner trace holds a
-value of an outer one, so that any mixture of derivatives is right by construction.
+A node refers to the nodes it came from and to nothing later, so dropping a result frees everything that only it needed.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from pullback.core.context import context, watch
 from pullback.core.guard import Guard, is_exposed
 from pullback.core.primitive import Elementwise, Fused, Plan, Primitive, check_shape, unbroadcast
 from pullback.core.source import Source, user_line
 from pullback.core.tensor import Array, Tensor, View, plain_value
-from pullback.errors import DtypeError, FreedError, LeavesTapeError, NonFiniteError, NonScalarError, PullbackError, ShapeError
+from pullback.core.trace import Trace
+from pullback.errors import DtypeError, FreedError, LeavesTapeError, NonScalarError, PullbackError, ShapeError
 
 _serial = itertools.count()
-_levels = itertools.count(1)
-
-
-class _Context(threading.local):
-    """What is switched on around a piece of code, for one thread."""
-
-    barrier = -1  # tapes of a lower level do not record (no_grad)
-    watch = False  # look for the first NaN or infinity (trace_nans)
-    journal: list[tuple[Any, Any]] | None = None  # state changed by a run that will be repeated
-
-
-_context = _Context()
 
 
 class Node:
-    """One application of a primitive: what its backward needs, and the nodes it came from. Never refers to later nodes."""
+    """One application of a primitive: what its backward needs, and the nodes it came from. Never refers to later
+    nodes."""
 
-    __slots__ = ("dtype", "guards", "index", "params", "parents", "plan", "primitive", "saved", "serial", "shape", "source")
+    __slots__ = (
+        "dtype",
+        "guards",
+        "output",
+        "params",
+        "parents",
+        "plan",
+        "primitive",
+        "saved",
+        "serial",
+        "shape",
+        "source",
+    )
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Node:
         self.saved = saved
         self.shape = shape
         self.dtype = dtype
-        self.index: int | None = None  # which output of its only parent this is, for a primitive with several outputs
+        self.output: int | None = None  # which output of its only parent this is, for a primitive with several outputs
         self.guards: list[Guard] | None = None
         self.source: Source | None = None
 
@@ -74,36 +74,6 @@ class Leaf(Node):
         self.grad: np.ndarray[Any, Any] | None = None
         if guard is not None and is_exposed(value):
             self.guards = [Guard(value, guard)]
-
-
-class Trace:
-    """One level of tracing."""
-
-    differentiating: ClassVar[bool] = True
-
-    def __init__(self, level: int | None = None) -> None:
-        self.level = next(_levels) if level is None else level
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-        """Applies a primitive to arguments of which at least one belongs to this trace."""
-        raise NotImplementedError
-
-    def backward(self, y: Tensor, cotangent: Array | None, retain: bool) -> None:
-        raise PullbackError("backward() is for tensors made by pb.tensor; inside pb.grad and its kin, the transform does it")
-
-    def end(self) -> None:
-        """Ends the trace: its tensors can no longer be used."""
-        self.__class__ = _Ended  # type: ignore[assignment]
-
-
-class _Ended(Trace):
-    """A trace whose transform has returned."""
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> NoReturn:
-        raise FreedError(
-            f"{primitive.name} at {user_line()} uses a tensor that belongs to a pb.grad, pb.vjp or pb.jvp that has ended; "
-            "return what you need from the function (has_aux=True), or keep t.value"
-        )
 
 
 class Tape(Trace):
@@ -135,7 +105,7 @@ class Tape(Trace):
                 arg = np.asarray(arg)
             parents.append(None)
             values.append(arg)
-        if not primitive.differentiable or _context.barrier > self.level:
+        if not primitive.differentiable or context.barrier > self.level:
             return primitive(*values, **params) if nested else primitive.fn(*values, **params)
         if primitive.opens and mask:
             return self._apply_fused(primitive, args, values, parents, mask, nested, params)  # type: ignore[arg-type]
@@ -147,16 +117,16 @@ class Tape(Trace):
         values.append(y)
         saved = plan.save(values) if plan.save is not None else None
         inputs = plan.inputs
-        if len(inputs) == 1:
-            sources = (parents[inputs[0]],)
-        else:
-            sources = tuple([parents[i] for i in inputs])  # type: ignore[assignment]
+        sources = (parents[inputs[0]],) if len(inputs) == 1 else tuple([parents[i] for i in inputs])
         multiple = type(y) is tuple
-        node = Node(primitive, params, plan, sources, saved, None if multiple else y.shape, None if multiple else y.dtype)
+        node = Node(
+            primitive, params, plan, sources, saved, None if multiple else y.shape, None if multiple else y.dtype
+        )
         if constants:
             _guard_constants(node, args, plan.keep)
-        if _context.watch:
-            _watch_forward(node, values[:-1], y)
+        if context.watch:
+            node.source = user_line()
+            watch(primitive, values[:-1], y, "forward", node.source)
         result = self._wrap(y, node)
         if primitive.view:
             View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
@@ -178,24 +148,28 @@ class Tape(Trace):
             return primitive.open(args, params)
         y, saved = primitive.forward(*values, **params)
         if any(isinstance(part, Tensor) and part._trace is self for part in (y if type(y) is tuple else (y,))):
-            raise LeavesTapeError(f"{primitive.name} uses a tracked value that is not one of its arguments: pass it as an argument")
+            raise LeavesTapeError(
+                f"{primitive.name} uses a tracked value that is not one of its arguments: pass it as an argument"
+            )
         if outer:  # a custom rule: the outer trace must see the rule, not the body of forward
             y = primitive(*values, **params)
-        inputs = tuple(i for i in range(len(values)) if mask >> i & 1)
+        count = len(values)
+        inputs = tuple(i for i in range(count) if mask >> i & 1)
         multiple = type(y) is tuple
 
         def pull_all(g: Array, kept: Any, node: Node) -> list[Any]:
             gradients = primitive.backward(kept, g, **params)
-            if len(gradients) != len(values):
-                raise ShapeError(primitive.name, f"backward returned {len(gradients)} gradients for {len(values)} inputs")
+            if len(gradients) != count:
+                raise ShapeError(primitive.name, f"backward returned {len(gradients)} gradients for {count} inputs")
             return [gradients[i] for i in inputs]
 
         node = Node(
             primitive, params, Plan((), None, inputs, (pull_all,)), tuple(parents[i] for i in inputs), saved,
             None if multiple else y.shape, None if multiple else y.dtype,
         )  # fmt: skip
-        if _context.watch:
-            _watch_forward(node, values, y)
+        if context.watch:
+            node.source = user_line()
+            watch(primitive, values, y, "forward", node.source)
         return self._wrap(y, node)
 
     def _wrap(self, y: Any, node: Node | None) -> Any:
@@ -208,15 +182,19 @@ class Tape(Trace):
             raise PullbackError("backward(): this value does not depend on any tensor made by pb.tensor")
         if cotangent is None:
             if y.size != 1:
-                raise NonScalarError(f"backward() of a value of shape {y.shape} needs a cotangent of that shape: y.backward(np.ones(...))")
+                raise NonScalarError(
+                    f"backward() of a value of shape {y.shape} needs a cotangent of that shape: y.backward(cotangent)"
+                )
             cotangent = np.ones(y.shape, y.dtype)
         for leaf, g in self.pull([(y._node, fit_cotangent(cotangent, y.shape, y.dtype))], free=not retain).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g
 
     def pull(self, seeds: Sequence[tuple[Node, Array]], free: bool) -> dict[Leaf, Array]:
-        """Walks back from nodes with their cotangents, in reverse order of creation; the gradient of each leaf that is reached.
+        """Walks back from nodes with their cotangents, in reverse order of creation; the gradient of each leaf that
+        is reached.
 
-        Cotangents are added where a value was used more than once. With `free`, what a node saved is dropped once it is used.
+        Cotangents are added where a value was used more than once. With `free`, what a node saved is dropped once it
+        is used.
         """
         pending: dict[Node, Any] = {}
         queue: list[tuple[int, Node]] = []
@@ -239,15 +217,16 @@ class Tape(Trace):
                     guard.verify()
             plan = node.plan
             if plan is None:
-                if node.index is None:
+                if node.output is None:
                     leaves[node] = g  # type: ignore[index]
                 else:
-                    add(node.parents[0], _Outputs({node.index: g}))
+                    add(node.parents[0], _Outputs({node.output: g}))
                 continue
             primitive: Any = node.primitive
             if node.saved is _FREED:
                 raise FreedError(
-                    f"the tape has been freed: {primitive.name} was already walked back. Use y.backward(retain=True) the first time"
+                    f"the tape has been freed: {primitive.name} was already walked back. "
+                    "Use y.backward(retain=True) the first time"
                 )
             if isinstance(g, _Outputs):
                 g = g.filled(node.shape, node.dtype)
@@ -266,8 +245,8 @@ class Tape(Trace):
                         check_shape(primitive, c, shape)
                 if c.dtype is not parent.dtype and c.dtype != parent.dtype:
                     c = c.astype(parent.dtype)
-                if _context.watch:
-                    _watch_backward(node, g, c)
+                if context.watch:
+                    watch(primitive, g if isinstance(g, tuple) else (g,), c, "backward", node.source)
                 if parent in pending:
                     pending[parent] = pending[parent] + c
                 else:
@@ -276,86 +255,6 @@ class Tape(Trace):
             if free:
                 node.saved = _FREED
         return _own(leaves, [g for _, g in seeds])
-
-
-class Forward(Trace):
-    """Forward mode: a tensor's node is its tangent."""
-
-    def lift(self, value: Array, tangent: Array) -> Tensor:
-        """An input of this trace with its tangent."""
-        return Tensor(value, self, tangent)
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-        mine = [isinstance(arg, Tensor) and arg._trace is self for arg in args]
-        values = [arg._value if own else np.asarray(arg) if isinstance(arg, list | tuple) else arg for arg, own in zip(args, mine, strict=True)]
-        tangents: list[Any] = [arg._node if own else None for arg, own in zip(args, mine, strict=True)]
-        if not primitive.differentiable or _context.barrier > self.level:
-            return primitive(*values, **params)
-        if isinstance(primitive, Fused) and primitive.jvp is None:
-            return primitive.open(args, params)
-        y = primitive(*values, **params)
-        if all(t is None for t in tangents):
-            tangent = None
-        elif isinstance(primitive, Fused):
-            filled = [np.zeros_like(v) if t is None else t for t, v in zip(tangents, values, strict=True)]
-            tangent = primitive.jvp(tuple(values), tuple(filled))  # type: ignore[misc]
-        else:
-            tangent = primitive.push(tangents, values, y, params)
-        if type(y) is tuple:
-            return tuple(Tensor(part, self, tangent and tangent[k]) for k, part in enumerate(y))
-        if tangent is not None and tangent.dtype != y.dtype:
-            tangent = tangent.astype(y.dtype)
-        result = Tensor(y, self, tangent)
-        if _context.watch:
-            _watch_values(primitive, values, y, "forward", user_line())
-        if primitive.view:
-            View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
-        return result
-
-
-class Step(NamedTuple):
-    """One line of a recording: which primitive, from which earlier values, with which parameters, where in the program."""
-
-    index: int
-    primitive: Primitive
-    inputs: tuple[Any, ...]  # the index of an earlier step or input (where refers is True), or a constant
-    refers: tuple[bool, ...]
-    params: dict[str, Any]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    nbytes: int
-    source: Source
-
-
-class Recording(Trace):
-    """The outermost trace: notes every application in order, those of inner tapes' backward rules included."""
-
-    differentiating = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs = 0
-        self.steps: list[Step] = []
-
-    def lift(self, value: Array) -> Tensor:
-        """An input of the recording."""
-        self.inputs += 1
-        return Tensor(value, self, self.inputs - 1)  # type: ignore[arg-type]
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-        own = [isinstance(arg, Tensor) and arg._trace is self for arg in args]
-        values = [arg._value if mine else arg for arg, mine in zip(args, own, strict=True)]
-        y = primitive.fn(*values, **params)
-        parts = y if type(y) is tuple else (y,)
-        refers = tuple(mine and arg._node is not None for arg, mine in zip(args, own, strict=True))
-        inputs = tuple(arg._node if known else value for arg, value, known in zip(args, values, refers, strict=True))
-        results = []
-        for part in parts:
-            index = self.inputs + len(self.steps)
-            part = np.asarray(part)[()]
-            self.steps.append(Step(index, primitive, inputs, refers, params, part.shape, part.dtype, part.nbytes, user_line()))
-            results.append(Tensor(part, self, index))  # type: ignore[arg-type]
-        return tuple(results) if type(y) is tuple else results[0]
 
 
 def _own(leaves: dict[Leaf, Array], others: list[Array]) -> dict[Leaf, Array]:
@@ -385,16 +284,18 @@ class _Outputs(dict[int, Any]):
         return total
 
     def filled(self, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...]) -> tuple[Array, ...]:
-        return tuple(self[k] if k in self else np.zeros(s, d) for k, (s, d) in enumerate(zip(shapes, dtypes, strict=True)))
+        return tuple(
+            self[k] if k in self else np.zeros(s, d) for k, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
+        )
 
 
 def _output(node: Node, part: Array, k: int) -> Node:
     """The node of one output of a primitive that has several."""
     node.shape = (*(node.shape or ()), part.shape)
     node.dtype = (*(node.dtype or ()), part.dtype)
-    output = Node(node.primitive, {}, None, (node,), None, part.shape, part.dtype)
-    output.index = k
-    return output
+    own = Node(node.primitive, {}, None, (node,), None, part.shape, part.dtype)
+    own.output = k
+    return own
 
 
 def fit_cotangent(cotangent: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -415,7 +316,7 @@ def _guard_constants(node: Node, args: Sequence[Array], keep: tuple[int, ...]) -
     ] or None
 
 
-# -- leaves and switches ---------------------------------------------------------------------------------------------------
+# -- the imperative style ------------------------------------------------------------------------------------------
 _ROOT = Tape(level=0)
 
 
@@ -432,92 +333,9 @@ def tensor(array: Array, dtype: Any = None) -> Tensor:
 
 def not_differentiable(what: str, dtype: np.dtype[Any]) -> str:
     """The message for a dtype that has no derivative."""
-    mend = "complex numbers have no rules here; differentiate real and imaginary parts" if dtype.kind == "c" else "x.astype(float)"
-    return f"{what}: expected floating-point numbers, got dtype {dtype}, which cannot be differentiated; convert it: {mend}"
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Inside, nothing is recorded for the tapes that exist outside."""
-    before = _context.barrier
-    _context.barrier = next(_levels)
-    try:
-        yield
-    finally:
-        _context.barrier = before
-
-
-def stop_gradient(x: Array) -> Array:
-    """The value of x, cut off from every derivative, in both modes and at every order."""
-    while isinstance(x, Tensor) and x._trace.differentiating:
-        x = x._value
-    return x
-
-
-@contextmanager
-def trace_nans() -> Iterator[None]:
-    """Inside, the first operation that makes a NaN or an infinity, forward or backward, raises NonFiniteError with its line."""
-    before = _context.watch
-    _context.watch = True
-    try:
-        yield
-    finally:
-        _context.watch = before
-
-
-@contextmanager
-def journal() -> Iterator[list[tuple[Any, Any]]]:
-    """Inside, notes every object whose `value` is changed through `note_change`, with what it was before."""
-    before = _context.journal
-    _context.journal = changes = []
-    try:
-        yield changes
-    finally:
-        _context.journal = before
-
-
-def note_change(holder: Any) -> None:
-    """Called by anything that holds state in `value`, just before it changes it."""
-    if _context.journal is not None and all(holder is not known for known, _ in _context.journal):
-        _context.journal.append((holder, holder.value))
-
-
-@contextmanager
-def replay(changes: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Inside, the state is what it was when the journal began; afterwards it is again what it is now."""
-    now = [(holder, holder.value) for holder, _ in changes]
-    try:
-        for holder, value in changes:
-            holder.value = value
-        yield
-    finally:
-        for holder, value in now:
-            holder.value = value
-
-
-def _finite(x: Any) -> bool:
-    x = plain_value(x)
-    return not isinstance(x, np.ndarray | np.floating) or x.dtype.kind != "f" or bool(np.isfinite(x).all())
-
-
-def _watch_forward(node: Node, values: Sequence[Any], y: Any) -> None:
-    node.source = user_line()
-    _watch_values(node.primitive, values, y, "forward", node.source)
-
-
-def _watch_backward(node: Node, g: Any, contribution: Any) -> None:
-    _watch_values(node.primitive, g if isinstance(g, tuple) else (g,), contribution, "backward", node.source)
-
-
-def _watch_values(primitive: Any, values: Sequence[Any], results: Any, direction: str, source: Source | None) -> None:
-    for result in results if isinstance(results, tuple) else (results,):
-        if not _finite(result):
-            plain = plain_value(result)
-            kind = "NaN" if np.isnan(plain).any() else "infinity"
-            came_in = [i for i, value in enumerate(values) if not _finite(value)]
-            origin = f"(already in its input {came_in[0]})" if came_in else "from finite inputs"
-            raise NonFiniteError(
-                f"{direction} pass: {primitive.name} made {kind} {origin} at {source or 'a line outside trace_nans'}; "
-                f"first at index {tuple(int(k) for k in np.argwhere(~np.isfinite(plain))[0])} of shape {np.shape(plain)}"
-            )
-
+    mend = (
+        "complex numbers have no rules here; differentiate real and imaginary parts"
+        if dtype.kind == "c"
+        else "x.astype(float)"
+    )
+    return f"{what}: expected floating-point numbers, got {dtype}, which cannot be differentiated; convert it: {mend}"

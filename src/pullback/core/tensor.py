@@ -1,6 +1,8 @@
-"""`Tensor`: an array that is being traced. It speaks NumPy's own protocols, so that ordinary NumPy code runs on it unchanged.
+"""`Tensor`: an array that is being traced. It speaks NumPy's own protocols, so that ordinary NumPy code runs on it
+unchanged.
 
-Every operator, method and NumPy function finds its rule in one table, `RULES`, which the rules fill and the core never looks into.
+Every operator, method and NumPy function finds its rule in one table, `RULES`, which the rules fill and the core
+never looks into.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from pullback.core.source import user_line
 from pullback.errors import AliasError, LeavesTapeError, NoRuleError, ShapeError
 
 if TYPE_CHECKING:
-    from pullback.core.tape import Node, Trace
+    from pullback.core.tape import Node
+    from pullback.core.trace import Trace
 
 Array = Any
-"""An array, a NumPy or Python scalar, or a Tensor. Traced code cannot tell them apart, so neither do the annotations."""
+"""An array, a NumPy or Python scalar, or a Tensor. Traced code cannot tell them apart, so neither do the
+annotations."""
 
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
 """What runs in place of each NumPy function when one of its arguments is a Tensor."""
@@ -30,7 +34,8 @@ class Tensor:
     """An array of one trace. Make one with `pb.tensor(array)`; transforms such as `pb.grad` make them for you.
 
     `value` is the plain array (read-only), `grad` the gradient that `backward()` left on a tensor made by `pb.tensor`.
-    In-place writes (`t[i] = v`, `t += v`) are differentiable: the handle moves on to a new value, saved ones stay as they were.
+    In-place writes (`t[i] = v`, `t += v`) are differentiable: the handle moves on to a new value, saved ones stay as
+    they were.
     """
 
     __slots__ = ("__weakref__", "_node", "_trace", "_value", "_view")
@@ -84,11 +89,11 @@ class Tensor:
         return self.size * self.dtype.itemsize
 
     @property
-    def T(self) -> Array:
+    def T(self) -> Array:  # noqa: N802
         return np.transpose(self)
 
     @property
-    def mT(self) -> Array:
+    def mT(self) -> Array:  # noqa: N802
         return np.swapaxes(self, -1, -2)
 
     @property
@@ -196,30 +201,13 @@ class Tensor:
         return np.copy(self)
 
     def astype(self, dtype: Any, **options: Any) -> Array:
-        return np.astype(self, np.dtype(dtype))
+        return RULES[np.astype](self, dtype)
 
     # -- protocols ---------------------------------------------------------------------------------------------------
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        function = ufunc if method == "__call__" else getattr(ufunc, method)
-        out = options.pop("out", None)
-        if method == "__call__":
-            rule = RULES.get(ufunc)
-        else:  # bound methods such as np.add.reduce are made anew at each look-up
-            rule = RULES.get(UFUNC_METHODS.get((ufunc, method)))  # type: ignore[arg-type]
-        if rule is None:
-            raise NoRuleError(_no_rule(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")))
-        for name in ("casting", "subok", "order", "signature"):
-            options.pop(name, None)
-        if method == "__call__" and options.get("where", True) is not True:
-            raise NoRuleError(f"np.{ufunc.__name__}(..., where=...) has no derivative rule: use np.where on the result")
-        if method == "__call__":
-            options.pop("where", None)
-        dtype = options.pop("dtype", None) if method == "__call__" else None
-        del function
-        result = rule(*inputs, **options)
-        if dtype is not None:
-            result = result.astype(dtype)
-        return result if out is None else write_out(result, out[0] if isinstance(out, tuple) else out)
+        if method == "__call__" and not options and ufunc in RULES:
+            return RULES[ufunc](*inputs)
+        return _ufunc_with_options(ufunc, method, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         rule = RULES.get(function)
@@ -228,6 +216,25 @@ class Tensor:
         out = kwargs.pop("out", None)
         result = rule(*args, **kwargs)
         return result if out is None else write_out(result, out)
+
+
+def _ufunc_with_options(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A ufunc called with keyword options, or one of its methods such as `np.add.reduce`."""
+    rule = RULES.get(ufunc) if method == "__call__" else UFUNC_METHODS.get((ufunc, method))
+    if rule is None:
+        raise NoRuleError(_no_rule(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")))
+    out = options.pop("out", None)
+    dtype = None
+    if method == "__call__":
+        if options.pop("where", True) is not True:
+            raise NoRuleError(f"np.{ufunc.__name__}(..., where=...) has no derivative rule: use np.where on the result")
+        dtype = options.pop("dtype", None)
+        for name in ("casting", "subok", "order", "signature"):  # these change no value
+            options.pop(name, None)
+    result = rule(*inputs, **options)
+    if dtype is not None:
+        result = result.astype(dtype)
+    return result if out is None else write_out(result, out[0] if isinstance(out, tuple) else out)
 
 
 UFUNC_METHODS: dict[tuple[Any, str], Callable[..., Any]] = {}
@@ -255,7 +262,8 @@ def write_out(result: Array, out: Array) -> Array:
 class View:
     """A handle's part in a family of handles that share memory, as `v = t[0]` and `t` do in NumPy.
 
-    A write to one of them is visible through the others in NumPy; a traced write makes a new value and is not. So a write is
+    A write to one of them is visible through the others in NumPy; a traced write makes a new value and is not. So a
+    write is
     allowed only where no other living handle could see it. Positions are compared on the original buffer (`shadow`).
     """
 
@@ -282,36 +290,34 @@ class View:
 
     def check_write(self, writer: Tensor, index: Any) -> None:
         """Raises AliasError where another living handle shares the memory of `writer[index]`."""
-        plain_index = all(part is None or part is ... or isinstance(part, int | slice) for part in
-                          (index if isinstance(index, tuple) else (index,)))
-        region = self.shadow[index if plain_index and index != () else ...]
-        region = self.shadow if not isinstance(region, np.ndarray) else region
-        if plain_index and region is self.shadow and self.shadow.ndim and index is not ...:
-            region = self.shadow[(*(index if isinstance(index, tuple) else (index,)), ...)]
+        parts = index if isinstance(index, tuple) else (index,)
+        basic = all(part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts)
+        region = self.shadow[(*parts, ...) if ... not in parts else parts] if basic else self.shadow
         for reference in self.family:
             other = reference()
             if other is None or other is writer or other._view is None:
                 continue
             if np.shares_memory(other._view.shadow, region):
                 raise AliasError(
-                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another tensor, of shape {other.shape}, "
-                    "is a view of the same memory; in NumPy it would change too, here it would not. Write before the view is "
-                    "taken, or make the view a copy: v = t[...].copy()"
+                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another tensor, of shape "
+                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here it would not. Write before "
+                    "the view is taken, or make the view a copy: v = t[...].copy()"
                 )
 
 
-# -- messages --------------------------------------------------------------------------------------------------------------
+# -- messages --------------------------------------------------------------------------------------------------------
 def _no_rule(name: str) -> str:
     return (
         f"{name} has no derivative rule (called at {user_line()}). Declare one: "
         "pullback.core.primitive.elementwise, linear, multilinear, selection or fused for a new primitive, "
-        "implements for a composition of functions that have one (docs/adding-a-primitive.md); or leave the tape on purpose with t.value."
+        "implements for a composition of functions that have one (docs/adding-a-primitive.md); "
+        "or leave the tape on purpose with t.value."
     )
 
 
 _MENDS = {
     "array": "use np.stack([...]), or pb.array([...]), which takes nested lists",
-    "asarray": "leave it out: a Tensor already works with NumPy's functions; or use t.value to leave the tape on purpose",
+    "asarray": "leave it out, since a Tensor works with NumPy's functions; or use t.value to leave the tape on purpose",
     "assign": "make the array a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
     "out": "make the output a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
     "math": "use np.{name} instead of math.{name}, or t.value to leave the tape on purpose",
@@ -339,15 +345,16 @@ def _mend(text: str) -> str:
         return _MENDS["array"]
     if names & {"asarray", "asanyarray", "ascontiguousarray"}:
         return _MENDS["asarray"]
-    if isinstance(statement, ast.AugAssign) or any(keyword.arg == "out" for node in ast.walk(statement)
-                                                   if isinstance(node, ast.Call) for keyword in node.keywords):
+    if isinstance(statement, ast.AugAssign) or any(
+        keyword.arg == "out" for node in ast.walk(statement) if isinstance(node, ast.Call) for keyword in node.keywords
+    ):
         return _MENDS["out"]
     if isinstance(statement, ast.Assign) and any(isinstance(target, ast.Subscript) for target in statement.targets):
         return _MENDS["assign"]
     return _MENDS["other"]
 
 
-# -- operators and methods, all of which are NumPy functions ---------------------------------------------------------------
+# -- operators and methods, all of which are NumPy functions ---------------------------------------------------------
 def _operator(ufunc: Any, reflected: bool = False) -> Callable[[Tensor, Any], Any]:
     def forward(self: Tensor, other: Any) -> Any:
         return RULES[ufunc](self, other)
@@ -388,10 +395,37 @@ _ARITHMETIC = {
 _COMPARISONS = {
     "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
-_METHODS = (
-    "all any argmax argmin argpartition argsort clip cumprod cumsum diagonal dot max mean min nonzero partition prod ravel repeat round "
-    "searchsorted squeeze std sum swapaxes take trace var choose compress conj"
-).split()
+_METHODS = [
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argpartition",
+    "argsort",
+    "clip",
+    "cumprod",
+    "cumsum",
+    "diagonal",
+    "dot",
+    "max",
+    "mean",
+    "min",
+    "nonzero",
+    "partition",
+    "prod",
+    "ravel",
+    "repeat",
+    "round",
+    "searchsorted",
+    "squeeze",
+    "std",
+    "sum",
+    "swapaxes",
+    "take",
+    "trace",
+    "var",
+    "conj",
+]
 
 for _name, _ufunc in _ARITHMETIC.items():
     setattr(Tensor, f"__{_name}__", _operator(_ufunc))

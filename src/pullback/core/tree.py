@@ -1,6 +1,7 @@
 """Pytrees: nested containers taken apart into leaves and put together again.
 
-Dicts, lists, tuples, named tuples, dataclasses and registered classes are containers, `None` is an empty one; anything else is a leaf.
+Dicts, lists, tuples, named tuples, dataclasses and registered classes are containers, `None` is an empty one;
+anything else is a leaf.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ __all__ = ["Structure", "flatten", "leaves", "map", "paths", "register"]
 
 
 class _Container(NamedTuple):
-    """How one class of container is taken apart: `split(x) -> (keys, children, meta)` and put together: `join(meta, children)`.
+    """How one class of container is taken apart: `split(x) -> (keys, children, meta)` and put together: `join(meta,
+    children)`.
 
     A key is the text that leads to a child, such as `[0]`, `['w']` or `.weight`.
     """
@@ -74,7 +76,8 @@ def _numbered(x: Sequence[Any]) -> list[str]:
 
 
 def _split_dataclass(x: Any) -> tuple[list[str], list[Any], Any]:
-    static, names = [], []
+    static: list[str] = []
+    names: list[str] = []
     for field in dataclasses.fields(x):
         (static if field.metadata.get("static") else names).append(field.name)
     meta = (type(x), tuple(names), tuple((name, getattr(x, name)) for name in static))
@@ -83,7 +86,9 @@ def _split_dataclass(x: Any) -> tuple[list[str], list[Any], Any]:
 
 def _join_dataclass(meta: Any, children: list[Any]) -> Any:
     kind, names, static = meta
-    tree = object.__new__(kind)  # __init__ and __post_init__ may convert or check, which a tree of tangents need not survive
+    tree = object.__new__(
+        kind
+    )  # __init__ and __post_init__ may convert or check, which a tree of tangents need not survive
     for name, value in (*zip(names, children, strict=True), *static):
         object.__setattr__(tree, name, value)
     return tree
@@ -108,7 +113,8 @@ def register(
 ) -> None:
     """Makes instances of `kind` and of its subclasses containers.
 
-    `split(x)` returns the keys (text such as `.weight`), the children, and whatever else `join(meta, children)` needs; the
+    `split(x)` returns the keys (text such as `.weight`), the children, and whatever else `join(meta, children)`
+    needs; the
     latter must compare with `==`, because two trees match when their structures are equal.
     """
     _CONTAINERS[kind] = _Container(split, join)

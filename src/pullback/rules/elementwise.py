@@ -10,6 +10,7 @@ import numpy as np
 from pullback.core.primitive import elementwise, implements, linear, unbroadcast, untracked
 from pullback.core.tensor import Array, plain_value
 
+_ufunc: Any
 LN2, LN10 = math.log(2.0), math.log(10.0)
 
 
@@ -20,12 +21,13 @@ def ratio(a: Array, b: Array) -> Array:
 
 
 def _share(mine: Array, y: Array, other: Array) -> Array:
-    """1 where this argument was selected, 1/2 where both were: ties share equally. A NaN is followed to where it came from."""
+    """1 where this argument was selected, 1/2 where both were: ties share equally. A NaN is followed to where it came
+    from."""
     chosen = (mine == y) | (mine != mine)
     return np.where(chosen & ((other == y) | (other != other)), 0.5, chosen)
 
 
-# -- arithmetic ------------------------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------------------------
 elementwise(np.add, 1, 1)
 elementwise(np.subtract, 1, -1)
 elementwise(np.multiply, lambda x2: x2, lambda x1: x1)
@@ -62,7 +64,9 @@ def _power_constant(x: Array, *, exponent: float) -> Array:
     return np.power(x, exponent)
 
 
-power = elementwise(np.power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0))
+power = elementwise(
+    np.power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0)
+)
 power_constant = elementwise(
     _power_constant, lambda x, exponent: exponent * np.power(x, exponent - 1), name="power_constant", domain=(0.5, 2.0)
 )
@@ -93,7 +97,7 @@ def _frexp(x: Array) -> tuple[Array, Any]:
     return np.ldexp(x, -exponent), exponent
 
 
-# -- exponentials and logarithms -------------------------------------------------------------------------------------------
+# -- exponentials and logarithms -------------------------------------------------------------------------------------
 elementwise(np.exp, lambda y: y)
 elementwise(np.exp2, lambda y: y * LN2)
 elementwise(np.expm1, lambda x: np.exp(x))
@@ -112,7 +116,7 @@ elementwise(
     lambda x2, y: np.exp2(np.where(x2 == y, 0.0, x2 - y)),
 )
 
-# -- trigonometry ------------------------------------------------------------------------------------------------------------
+# -- trigonometry ----------------------------------------------------------------------------------------------------
 elementwise(np.sin, lambda x: np.cos(x))
 elementwise(np.cos, lambda x: -np.sin(x))
 elementwise(np.tan, lambda y: 1 + np.square(y), domain=(-1.0, 1.0))
@@ -136,7 +140,7 @@ for _ufunc in (np.degrees, np.rad2deg):
 for _ufunc in (np.radians, np.deg2rad):
     elementwise(_ufunc, math.pi / 180)
 
-# -- selections between two arguments, and steps --------------------------------------------------------------------------------
+# -- selections between two arguments, and steps ---------------------------------------------------------------------
 for _ufunc in (np.maximum, np.minimum):
     elementwise(_ufunc, lambda x1, x2, y: _share(x1, y, x2), lambda x1, x2, y: _share(x2, y, x1))
 for _ufunc in (np.fmax, np.fmin):  # these pass over a NaN
@@ -179,7 +183,7 @@ def _round(a: Array, decimals: int = 0) -> Array:
     return np.rint(a) if decimals == 0 else np.rint(a * 10.0**decimals) / 10.0**decimals
 
 
-# -- comparisons, predicates and logic: results without a derivative -----------------------------------------------------------
+# -- comparisons, predicates and logic: results without a derivative -------------------------------------------------
 for _ufunc in (
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
     np.logical_and, np.logical_or, np.logical_xor, np.logical_not,

@@ -1,6 +1,7 @@
 """Indexing: reading and writing at any index, with repeated indices adding up in the gradient.
 
-An index is split into a template (slices, integers, `None`, `...`) and the arrays in it. The arrays are inputs like any other,
+An index is split into a template (slices, integers, `None`, `...`) and the arrays in it. The arrays are inputs like
+any other,
 so that a recording sees where they came from.
 """
 
@@ -10,11 +11,12 @@ import operator
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
-from pullback.core.primitive import implements, linear, unbroadcast
+from pullback.core.primitive import Linear, implements, linear, unbroadcast
 from pullback.core.tensor import Array, Tensor, plain_value
 from pullback.errors import NoRuleError
-from pullback.rules.linear import axes_of, normalize_axis_index
+from pullback.rules.linear import axes_of
 
 Template = tuple[Any, ...]
 
@@ -38,7 +40,9 @@ def _split(index: Any) -> tuple[Template, list[Any]]:
             part = np.asarray(part, dtype=None if part else np.intp)
         if isinstance(part, np.ndarray | Tensor):
             if part.dtype.kind == "f":
-                raise IndexError("arrays used as indices must be of integer or boolean type; a tracked value is neither")
+                raise IndexError(
+                    "arrays used as indices must be of integer or boolean type; a tracked value is neither"
+                )
             template.append(_HOLE)
             arrays.append(part)
         else:
@@ -103,14 +107,16 @@ def _written(g: Array, positions: Any, template: Template, shape: tuple[int, ...
     return unbroadcast(part, shape)
 
 
-getitem = linear(
+getitem: Linear = linear(
     _getitem,
     lambda g, others, template, shape: index_add(g, *others, template=template, size=shape),
     name="getitem",
     view=True,
 )
-index_add = linear(_index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add")
-index_update = linear(
+index_add: Linear = linear(
+    _index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add"
+)
+index_update: Linear = linear(
     _index_update,
     lambda g, others, template: _zeroed(g, others[1:], template),
     lambda g, others, template, shape: _written(g, others[1:], template, shape),
@@ -129,7 +135,9 @@ def _write(x: Tensor, index: Any, value: Array) -> Array:
     template, arrays = _split(index)
     if isinstance(value, list | tuple):
         value = array(value)
-    return index_update(x, value if isinstance(value, Tensor) else np.asarray(value, x.dtype), *arrays, template=template)
+    return index_update(
+        x, value if isinstance(value, Tensor) else np.asarray(value, x.dtype), *arrays, template=template
+    )
 
 
 @implements((np.add, "at"))
@@ -151,7 +159,7 @@ def _in_place_add(a: Array, indices: Any, b: Array, sign: float) -> None:
     a._move_to(a + sign * index_add(value, *arrays, template=template, size=a.shape), indices)
 
 
-# -- functions that are indexing under another name ------------------------------------------------------------------------------
+# -- functions that are indexing under another name ------------------------------------------------------------------
 @implements(np.take)
 def _take(a: Array, indices: Any, axis: int | None = None, mode: str = "raise") -> Array:
     if axis is None:
@@ -224,12 +232,12 @@ def _diag(v: Array, k: int = 0) -> Array:
 
 @implements(np.tril)
 def _tril(m: Array, k: int = 0) -> Array:
-    return np.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, 0.0)
+    return np.where(np.tri(m.shape[-2], m.shape[-1], k, dtype=bool), m, 0.0)
 
 
 @implements(np.triu)
 def _triu(m: Array, k: int = 0) -> Array:
-    return np.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0.0, m)
+    return np.where(np.tri(m.shape[-2], m.shape[-1], k - 1, dtype=bool), 0.0, m)
 
 
 @implements(np.pad)
@@ -246,7 +254,9 @@ def _pad(array: Array, pad_width: Any, mode: str = "constant", **options: Any) -
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(array.shape, widths, strict=True))
         return index_update(np.full_like(array, value, shape=shape), array, template=inside)
     if mode not in ("edge", "reflect", "symmetric", "wrap") or options.get("reflect_type", "even") != "even":
-        raise NoRuleError(f"np.pad(mode={mode!r}) has no derivative rule; the modes are constant, edge, reflect, symmetric, wrap")
+        raise NoRuleError(
+            f"np.pad(mode={mode!r}) has no derivative rule; the modes are constant, edge, reflect, symmetric, wrap"
+        )
     where = np.pad(np.arange(array.size).reshape(array.shape), widths, mode=mode)  # type: ignore[call-overload]
     return np.ravel(array)[where]
 

@@ -6,14 +6,16 @@ import string
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
-from pullback.core.primitive import fused, implements, multilinear, unbroadcast
+from pullback.core.primitive import Multilinear, fused, implements, multilinear, unbroadcast
 from pullback.core.tensor import RULES, Array
 from pullback.errors import NoRuleError
 from pullback.rules.elementwise import ratio
-from pullback.rules.linear import axes_of, normalize_axis_tuple
+from pullback.rules.linear import axes_of
 
-# -- matmul ------------------------------------------------------------------------------------------------------------------
+
+# -- matmul ----------------------------------------------------------------------------------------------------------
 def _matmul(a: Array, b: Array) -> Array:
     return np.matmul(a, b)
 
@@ -114,7 +116,7 @@ def _kron(a: Array, b: Array) -> Array:
     return np.reshape(left * right, tuple(m * n for m, n in zip(*shapes, strict=True)))
 
 
-# -- einsum ------------------------------------------------------------------------------------------------------------------
+# -- einsum ----------------------------------------------------------------------------------------------------------
 def _einsum(*operands: Array, inputs: tuple[str, ...], output: str) -> Array:
     return np.einsum(f"{','.join(inputs)}->{output}", *operands, optimize=len(operands) > 1)
 
@@ -122,7 +124,8 @@ def _einsum(*operands: Array, inputs: tuple[str, ...], output: str) -> Array:
 def _einsum_adjoint(
     g: Array, i: int, others: list[Array], inputs: tuple[str, ...], output: str, shape: tuple[int, ...]
 ) -> Array:
-    """The einsum with g in operand i's place. A label that only this operand has was summed: ones bring it back. A label it has
+    """The einsum with g in operand i's place. A label that only this operand has was summed: ones bring it back. A
+    label it has
     twice was a diagonal: an identity matrix puts it there."""
     labels = inputs[i]
     available = set(output).union(*(inputs[:i] + inputs[i + 1 :]))
@@ -143,7 +146,7 @@ def _einsum_adjoint(
     return einsum(*operands, inputs=tuple(terms), output=target)
 
 
-einsum = multilinear(_einsum, _einsum_adjoint, name="einsum")
+einsum: Multilinear = multilinear(_einsum, _einsum_adjoint, name="einsum")
 
 
 @implements(np.einsum)
@@ -160,7 +163,9 @@ def _np_einsum(subscripts: str, *operands: Array, optimize: Any = None, **option
         for label, size in zip(term, np.shape(operand), strict=True):
             sizes[label] = max(sizes.get(label, 1), size)
     full = []
-    for term, operand in zip(terms, operands, strict=True):  # a size of 1 is broadcast: said outright, so the adjoint is plain
+    for term, operand in zip(
+        terms, operands, strict=True
+    ):  # a size of 1 is broadcast: said outright, so the adjoint is plain
         shape = tuple(sizes[label] for label in term)
         full.append(operand if np.shape(operand) == shape else np.broadcast_to(operand, shape))
     return einsum(*full, inputs=tuple(terms), output=output)
@@ -172,14 +177,17 @@ def _spell_out(terms: list[str], output: str | None, ndims: list[int]) -> tuple[
     free = [c for c in string.ascii_letters if c not in used]
     widths = [ndim - len(term.replace("...", "")) for term, ndim in zip(terms, ndims, strict=True)]
     dots = "".join(free[: max([w for term, w in zip(terms, widths, strict=True) if "..." in term], default=0)])
-    spelled = [term.replace("...", dots[len(dots) - width :] if width else "") for term, width in zip(terms, widths, strict=True)]
+    spelled = [
+        term.replace("...", dots[len(dots) - width :] if width else "")
+        for term, width in zip(terms, widths, strict=True)
+    ]
     if output is None:
         joined = "".join(term.replace("...", "") for term in terms)
         output = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
     return spelled, output.replace("...", dots)
 
 
-# -- norms ---------------------------------------------------------------------------------------------------------------------
+# -- norms -----------------------------------------------------------------------------------------------------------
 def _norm_forward(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> tuple[Array, tuple[Array, Array]]:
     y = np.sqrt(np.sum(np.square(x), axis=axis, keepdims=True))
     return (y if keepdims else np.squeeze(y, axis)), (x, y)
@@ -214,7 +222,9 @@ def _norm(x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False) -
             reduce = np.max if ord > 0 else np.min
             y = reduce(np.sum(np.abs(x), axis=summed, keepdims=True), axis=kept, keepdims=True)
             return y if keepdims else np.squeeze(y, axes)
-        raise NoRuleError(f"np.linalg.norm(ord={ord!r}) of a matrix needs singular values, which have no derivative rule yet")
+        raise NoRuleError(
+            f"np.linalg.norm(ord={ord!r}) of a matrix needs singular values, which have no derivative rule yet"
+        )
     size = np.abs(x)
     if ord == np.inf:
         return np.max(size, axis=axes, keepdims=keepdims)
@@ -240,9 +250,9 @@ def _matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Ar
     return np.linalg.norm(x, ord, (-2, -1), keepdims)
 
 
-for _alias, _function in {
+_ALIASES: dict[Any, Any] = {
     np.linalg.matmul: np.matmul, np.linalg.tensordot: np.tensordot, np.linalg.outer: np.outer,
     np.linalg.trace: np.trace, np.linalg.diagonal: np.diagonal, np.linalg.matrix_transpose: np.matrix_transpose,
-}.items():  # fmt: skip
-    if _function in RULES:
-        RULES[_alias] = RULES[_function]
+}  # fmt: skip
+for _alias, _function in _ALIASES.items():
+    RULES[_alias] = RULES[_function]

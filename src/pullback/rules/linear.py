@@ -1,4 +1,5 @@
-"""Linear functions: sums, shapes and copies. Each is declared by its adjoint; the rest of NumPy's shape functions are compositions."""
+"""Linear functions: sums, shapes and copies. Each is declared by its adjoint; the rest of NumPy's shape functions are
+compositions."""
 
 from __future__ import annotations
 
@@ -7,15 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from pullback.core.primitive import implements, linear, unbroadcast
 from pullback.core.tensor import RULES, Array, Tensor, plain_value
 from pullback.errors import NoRuleError
-
-try:  # its place in NumPy 2
-    from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
-except ImportError:  # pragma: no cover
-    from numpy.core.numeric import normalize_axis_index, normalize_axis_tuple  # type: ignore[no-redef,attr-defined]
 
 
 def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
@@ -26,8 +23,10 @@ def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
 def refuse_options(function: str, **options: Any) -> None:
     """Raises NoRuleError for options that the rules do not cover."""
     for name, value in options.items():
-        if value is not None and value is not np._NoValue:  # type: ignore[attr-defined]
-            raise NoRuleError(f"np.{function}(..., {name}=...) has no derivative rule; write it with np.where or an explicit expression")
+        if value is not None and value is not np._NoValue:
+            raise NoRuleError(
+                f"np.{function}(..., {name}=...) has no derivative rule; write it with np.where or plain expressions"
+            )
 
 
 def spread(g: Array, shape: tuple[int, ...], axis: tuple[int, ...], keepdims: bool) -> Array:
@@ -37,7 +36,7 @@ def spread(g: Array, shape: tuple[int, ...], axis: tuple[int, ...], keepdims: bo
     return np.broadcast_to(g, shape)
 
 
-# -- reductions ------------------------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------------------------
 def _sum(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> Array:
     return np.sum(x, axis=axis, keepdims=keepdims)
 
@@ -60,7 +59,9 @@ cumsum = linear(_cumsum, lambda g, axis: np.flip(np.cumsum(np.flip(g, axis), axi
 
 
 @implements(np.sum, (np.add, "reduce"))
-def _np_sum(a: Array, axis: Any = None, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None) -> Array:
+def _np_sum(
+    a: Array, axis: Any = None, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None
+) -> Array:
     refuse_options("sum", initial=initial, where=None if where is True else where)
     a = a if dtype is None else a.astype(dtype)
     return sum_(a, axis=axes_of(axis, a.ndim), keepdims=bool(keepdims))
@@ -75,20 +76,22 @@ def _np_mean(a: Array, axis: Any = None, dtype: Any = None, keepdims: bool = Fal
 
 @implements(np.var)
 def _np_var(
-    a: Array, axis: Any = None, dtype: Any = None, ddof: int = 0, keepdims: bool = False, *, where: Any = None, mean: Any = None,
-    correction: Any = None,
+    a: Array, axis: Any = None, dtype: Any = None, ddof: int = 0, keepdims: bool = False, *,
+    where: Any = None, mean: Any = None, correction: Any = None,
 ) -> Array:  # fmt: skip
     refuse_options("var", where=where)
-    ddof = ddof if correction is None or correction is np._NoValue else correction  # type: ignore[attr-defined]
+    ddof = ddof if correction is None or correction is np._NoValue else correction
     a = a if dtype is None else a.astype(dtype)
     axes = axes_of(axis, a.ndim)
-    centre = np.mean(a, axis=axes, keepdims=True) if mean is None or mean is np._NoValue else mean  # type: ignore[attr-defined]
+    centre = np.mean(a, axis=axes, keepdims=True) if mean is None or mean is np._NoValue else mean
     total = np.sum(np.square(a - centre), axis=axes, keepdims=bool(keepdims))
     return total / (math.prod(a.shape[k] for k in axes) - ddof)
 
 
 @implements(np.std)
-def _np_std(a: Array, axis: Any = None, dtype: Any = None, ddof: int = 0, keepdims: bool = False, **options: Any) -> Array:
+def _np_std(
+    a: Array, axis: Any = None, dtype: Any = None, ddof: int = 0, keepdims: bool = False, **options: Any
+) -> Array:
     return np.sqrt(_np_var(a, axis, dtype, ddof, keepdims, **options))
 
 
@@ -101,14 +104,20 @@ def _np_cumsum(a: Array, axis: Any = None, dtype: Any = None) -> Array:
 
 
 @implements(np.prod, (np.multiply, "reduce"))
-def _np_prod(a: Array, axis: Any = None, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None) -> Array:
+def _np_prod(
+    a: Array, axis: Any = None, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None
+) -> Array:
     """A balanced tree of products, so that zeros among the factors need no care in any derivative."""
     refuse_options("prod", initial=initial, where=None if where is True else where)
     a = a if dtype is None else a.astype(dtype)
     axes = axes_of(axis, a.ndim)
     kept = tuple(1 if k in axes else size for k, size in enumerate(a.shape))
     rest = [k for k in range(a.ndim) if k not in axes]
-    x = np.reshape(np.transpose(a, (*axes, *rest)), (-1, *(a.shape[k] for k in rest))) if a.size else np.ones_like(a, shape=(0, *(a.shape[k] for k in rest)))
+    x = (
+        np.reshape(np.transpose(a, (*axes, *rest)), (-1, *(a.shape[k] for k in rest)))
+        if a.size
+        else np.ones_like(a, shape=(0, *(a.shape[k] for k in rest)))
+    )
     if x.shape[0] == 0:
         x = np.ones_like(a, shape=(1, *x.shape[1:]))
     while x.shape[0] > 1:
@@ -133,7 +142,9 @@ def _np_cumprod(a: Array, axis: Any = None, dtype: Any = None) -> Array:
 
 
 @implements((np.logaddexp, "reduce"))
-def _logsumexp(a: Array, axis: Any = 0, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None) -> Array:
+def _logsumexp(
+    a: Array, axis: Any = 0, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None
+) -> Array:
     refuse_options("logaddexp.reduce", initial=initial, where=None if where is True else where)
     axes = axes_of(axis, a.ndim)
     top = np.max(plain_value(a), axis=axes, keepdims=True, initial=-np.inf)
@@ -150,27 +161,26 @@ def _diff(a: Array, n: int = 1, axis: int = -1) -> Array:
     return np.moveaxis(x, 0, axis)
 
 
-# -- shapes ------------------------------------------------------------------------------------------------------------------
-def _reshape(x: Array, *, shape: tuple[int, ...]) -> Array:
-    return np.reshape(x, shape)
-
-
+# -- shapes ----------------------------------------------------------------------------------------------------------
 def _transpose(x: Array, *, axes: tuple[int, ...]) -> Array:
     return np.transpose(x, axes)
-
-
-def _broadcast_to(x: Array, *, shape: tuple[int, ...]) -> Array:
-    return np.broadcast_to(x, shape)
 
 
 def _astype(x: Array, *, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
-reshape = linear(lambda x, *, new_shape: np.reshape(x, new_shape), lambda g, shape: np.reshape(g, shape), name="reshape", view=True)
-transpose = linear(_transpose, lambda g, axes: np.transpose(g, tuple(np.argsort(axes).tolist())), name="transpose", view=True)
+reshape = linear(
+    lambda x, *, new_shape: np.reshape(x, new_shape), lambda g, shape: np.reshape(g, shape), name="reshape", view=True
+)
+transpose = linear(
+    _transpose, lambda g, axes: np.transpose(g, tuple(np.argsort(axes).tolist())), name="transpose", view=True
+)
 broadcast_to = linear(
-    lambda x, *, new_shape: np.broadcast_to(x, new_shape), lambda g, shape: unbroadcast(g, shape), name="broadcast_to", view=True
+    lambda x, *, new_shape: np.broadcast_to(x, new_shape),
+    lambda g, shape: unbroadcast(g, shape),
+    name="broadcast_to",
+    view=True,
 )
 astype = linear(_astype, lambda g: g, name="astype")  # the tape itself returns the cotangent to the input's dtype
 copy = linear(lambda x: np.array(x, copy=True), lambda g: g, name="copy")
@@ -234,7 +244,9 @@ def _expand_dims(a: Array, axis: Any) -> Array:
 
 @implements(np.squeeze)
 def _squeeze(a: Array, axis: Any = None) -> Array:
-    axes = tuple(k for k, size in enumerate(a.shape) if size == 1) if axis is None else normalize_axis_tuple(axis, a.ndim)
+    axes = (
+        tuple(k for k, size in enumerate(a.shape) if size == 1) if axis is None else normalize_axis_tuple(axis, a.ndim)
+    )
     if any(a.shape[k] != 1 for k in axes):
         raise ValueError(f"cannot squeeze axes {axes} of shape {a.shape}: their size is not one")
     return np.reshape(a, tuple(size for k, size in enumerate(a.shape) if k not in axes))
@@ -278,7 +290,7 @@ implements(np.atleast_2d)(_at_least(2, lambda shape: (1, *shape) if shape else (
 implements(np.atleast_3d)(_at_least(3, lambda shape: {0: (1, 1, 1), 1: (1, *shape, 1), 2: (*shape, 1)}[len(shape)]))
 
 
-# -- joining and splitting -----------------------------------------------------------------------------------------------------
+# -- joining and splitting -------------------------------------------------------------------------------------------
 def _concatenate(*arrays: Array, axis: int, offsets: tuple[int, ...]) -> Array:
     return np.concatenate(arrays, axis=axis)
 
@@ -291,7 +303,9 @@ concatenate = linear(
 
 
 @implements(np.concatenate, np.concat)
-def _np_concatenate(arrays: Sequence[Array], /, axis: int | None = 0, *, dtype: Any = None, casting: Any = None) -> Array:
+def _np_concatenate(
+    arrays: Sequence[Array], /, axis: int | None = 0, *, dtype: Any = None, casting: Any = None
+) -> Array:
     parts = list(arrays)
     if axis is None:
         parts, axis = [np.ravel(a) for a in parts], 0
@@ -357,7 +371,7 @@ def _unstack(x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
     return tuple(np.moveaxis(x, axis, 0))
 
 
-# -- repeating -----------------------------------------------------------------------------------------------------------------
+# -- repeating -------------------------------------------------------------------------------------------------------
 @implements(np.repeat)
 def _repeat(a: Array, repeats: Any, axis: int | None = None) -> Array:
     if axis is None:
@@ -381,9 +395,17 @@ def _tile(A: Array, reps: Any) -> Array:
     return np.reshape(copies, tuple(rep * size for rep, size in zip(reps, shape, strict=True)))
 
 
-# -- new arrays like a tensor: constants that live on its tape, so that tracked values may be written into them ---------------
+# -- new arrays like a tensor: constants that live on its tape, so that tracked values may be written into them ------
 def _like(make: Any) -> Any:
-    def like(a: Array, *values: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, device: Any = None) -> Any:
+    def like(
+        a: Array,
+        *values: Any,
+        dtype: Any = None,
+        order: str = "K",
+        subok: bool = True,
+        shape: Any = None,
+        device: Any = None,
+    ) -> Any:
         plain = make(plain_value(a), *values, dtype=dtype, shape=shape)
         return Tensor(plain, a._trace, None) if plain.dtype.kind == "f" and isinstance(a, Tensor) else plain
 
@@ -395,14 +417,23 @@ for _make in (np.zeros_like, np.ones_like, np.empty_like):
 
 
 @implements(np.full_like)
-def _full_like(a: Array, fill_value: Array, dtype: Any = None, order: str = "K", subok: bool = True, *, shape: Any = None, device: Any = None) -> Any:
+def _full_like(
+    a: Array,
+    fill_value: Array,
+    dtype: Any = None,
+    order: str = "K",
+    subok: bool = True,
+    *,
+    shape: Any = None,
+    device: Any = None,
+) -> Any:
     if isinstance(fill_value, Tensor):
-        filled = np.broadcast_to(fill_value, np.shape(a) if shape is None else shape)
+        filled: Array = np.broadcast_to(fill_value, np.shape(a) if shape is None else shape)
         return filled.astype(a.dtype if dtype is None else dtype)
     return _like(np.full_like)(a, fill_value, dtype=dtype, shape=shape)
 
 
-# -- answers about shapes, without a derivative -----------------------------------------------------------------------------------
+# -- answers about shapes, without a derivative ----------------------------------------------------------------------
 def _plain(function: Any) -> Any:
     def on_values(*args: Any, **kwargs: Any) -> Any:
         strip = _strip
@@ -416,8 +447,9 @@ def _strip(x: Any) -> Any:
 
 
 for _function in (
-    np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.iscomplexobj, np.isrealobj, np.may_share_memory, np.shares_memory,
-    np.array2string, np.array_repr, np.array_str, np.allclose, np.array_equal, np.array_equiv, np.min_scalar_type, np.common_type,
+    np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.iscomplexobj, np.isrealobj, np.may_share_memory,
+    np.shares_memory, np.array2string, np.array_repr, np.array_str, np.allclose, np.array_equal, np.array_equiv,
+    np.min_scalar_type, np.common_type,
 ):  # fmt: skip
     RULES[_function] = _plain(_function)
 

@@ -12,7 +12,8 @@ from pullback.rules.linear import axes_of, refuse_options, spread
 
 
 def _shares(x: Array, y: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    """The share of each input in its extremum: 1 for the only one, 1/k for each of k that tie, NaNs among themselves."""
+    """The share of each input in its extremum: 1 for the only one, 1/k for each of k that tie, NaNs among
+    themselves."""
     top = spread(y, x.shape, axis, keepdims)
     chosen = (x == top) | (x != x)
     count = np.sum(chosen, axis=axis, keepdims=True, dtype=x.dtype)
@@ -33,7 +34,9 @@ def _extremum(function: Any) -> Any:
 
 
 def _np_extremum(primitive: Any) -> Any:
-    def reduce(a: Array, axis: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None, dtype: Any = None) -> Array:
+    def reduce(
+        a: Array, axis: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None, dtype: Any = None
+    ) -> Array:
         refuse_options(primitive.name, initial=initial, where=None if where is True else where)
         return primitive(a, axis=axes_of(axis, a.ndim), keepdims=bool(keepdims))
 
@@ -75,7 +78,17 @@ def _option_call(function: Any) -> Any:
 
 
 _NO_AXIS = (np.argsort, np.nonzero, np.flatnonzero, np.argwhere)
-for _function in (np.argmax, np.argmin, np.argsort, np.all, np.any, np.count_nonzero, np.nonzero, np.flatnonzero, np.argwhere):
+for _function in (
+    np.argmax,
+    np.argmin,
+    np.argsort,
+    np.all,
+    np.any,
+    np.count_nonzero,
+    np.nonzero,
+    np.flatnonzero,
+    np.argwhere,
+):
     RULES[_function] = _option_call(_function)
 
 

@@ -1,4 +1,5 @@
-"""Derivatives by hand (`custom`) and by recomputation (`checkpoint`): both are fused primitives made from the user's functions."""
+"""Derivatives by hand (`custom`) and by recomputation (`checkpoint`): both are fused primitives made from the user's
+functions."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pullback.core import tree
+from pullback.core.context import journal, replay
 from pullback.core.guard import fingerprint
 from pullback.core.primitive import Fused
-from pullback.core.tape import journal, replay
 from pullback.core.tensor import Array, plain_value
 from pullback.errors import MutationError
 from pullback.transforms.modes import jvp as directional
@@ -27,7 +28,8 @@ def custom(
 
     Args:
         forward: `forward(*inputs) -> (output, saved)`; the output is an array, or a tuple of arrays.
-        backward: `backward(saved, cotangent) -> one gradient per input`, `None` where there is none. Written in NumPy functions it
+        backward: `backward(saved, cotangent) -> one gradient per input`, `None` where there is none. Written in NumPy
+        functions it
             is itself differentiable.
         jvp: `jvp(primals, tangents) -> tangent of the output`; without it, forward mode raises NoRuleError.
     """
@@ -42,7 +44,8 @@ def custom(
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, saving only its inputs for the backward pass and computing everything else again: memory for time.
 
-    A module, or a method of one, is checkpointed with its parameters. What f reads from elsewhere must not be tracked, and f must
+    A module, or a method of one, is checkpointed with its parameters. What f reads from elsewhere must not be
+    tracked, and f must
     compute the same values again: random numbers only from modules, whose state is put back for the second run.
     """
     owner = getattr(f, "__self__", f)

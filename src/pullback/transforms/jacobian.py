@@ -16,10 +16,12 @@ Mode = Literal["auto", "forward", "reverse"]
 
 
 def jacobian(f: Callable[..., Any], argnums: int = 0, mode: Mode = "auto") -> Callable[..., Any]:
-    """The Jacobian of f: an array of shape `out.shape + in.shape` for every leaf of the result and every leaf of the argument.
+    """The Jacobian of f: an array of shape `out.shape + in.shape` for every leaf of the result and every leaf of the
+    argument.
 
     Args:
-        mode: "forward" costs one run of f for each input element, "reverse" one walk back for each output element; "auto"
+        mode: "forward" costs one run of f for each input element, "reverse" one walk back for each output element;
+        "auto"
             takes forward where there are fewer inputs than outputs.
     """
     if mode not in ("auto", "forward", "reverse"):
@@ -53,7 +55,8 @@ def _basis(leaves: Sequence[Array]) -> Iterator[list[Array]]:
 
 
 def _blocks(rows: list[list[Array]], outer: Sequence[Array], inner: Sequence[Array]) -> list[list[Array]]:
-    """Rows, one for each element of the outer leaves, stacked as one array of shape outer + inner for each pair of leaves."""
+    """Rows, one for each element of the outer leaves, stacked as one array of shape outer + inner for each pair of
+    leaves."""
     blocks, start = [], 0
     for leaf in outer:
         stop = start + np.size(leaf)
@@ -77,28 +80,37 @@ def _forward(f: Callable[..., Any], x: Any, leaves: list[Array], structure: tree
     outputs, out_structure = tree.flatten(f(x))
     blocks = _blocks(rows, leaves, outputs)
     turned = [
-        [np.moveaxis(blocks[k][j], tuple(range(np.ndim(leaf))), tuple(range(-np.ndim(leaf), 0))) for k, leaf in enumerate(leaves)]
+        [
+            np.moveaxis(blocks[k][j], tuple(range(np.ndim(leaf))), tuple(range(-np.ndim(leaf), 0)))
+            for k, leaf in enumerate(leaves)
+        ]
         for j in range(len(outputs))
     ]
     return out_structure.unflatten([structure.unflatten(row) for row in turned])
 
 
 def _reverse(
-    pullback: Callable[..., Any], outputs: list[Array], out_structure: tree.Structure, leaves: list[Array], structure: tree.Structure
+    pullback: Callable[..., Any],
+    outputs: list[Array],
+    out_structure: tree.Structure,
+    leaves: list[Array],
+    structure: tree.Structure,
 ) -> Any:
     rows = [tree.leaves(pullback(out_structure.unflatten(vectors))[0]) for vectors in _basis(outputs)]
     return out_structure.unflatten([structure.unflatten(row) for row in _blocks(rows, outputs, leaves)])
 
 
 def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The matrix of second derivatives of a scalar function, of shape `x.shape + x.shape`: one walk back for each element of x."""
+    """The matrix of second derivatives of a scalar function, of shape `x.shape + x.shape`: one walk back for each
+    element of x."""
     return jacobian(grad(f, argnums), argnums, mode="reverse")
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of a scalar function times a vector, without the Hessian: the directional derivative of the gradient.
 
-    `hvp(f, (x,), (v,))` has the structure of x; with several primals the result is a tuple like them. About four times the
+    `hvp(f, (x,), (v,))` has the structure of x; with several primals the result is a tuple like them. About four
+    times the
     cost of f (Pearlmutter, Fast exact multiplication by the Hessian, 1994).
     """
     numbers = tuple(range(len(primals)))

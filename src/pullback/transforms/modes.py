@@ -11,8 +11,9 @@ import numpy as np
 
 from pullback.core import tree
 from pullback.core.source import user_line
-from pullback.core.tape import Forward, Leaf, Tape, Trace, fit_cotangent, not_differentiable
+from pullback.core.tape import Leaf, Tape, fit_cotangent, not_differentiable
 from pullback.core.tensor import Array, Tensor
+from pullback.core.trace import Forward, Trace
 from pullback.errors import DtypeError, IndependentWarning, NonScalarError, ShapeError, TreeError
 
 Function = Callable[..., Any]
@@ -76,7 +77,8 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0, *, has_aux: bo
 def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
     """`(out, pullback)`: the value of f and its vector-Jacobian product.
 
-    `pullback(cotangent)` takes a pytree like `out` and returns one gradient for each primal; it may be called again and again.
+    `pullback(cotangent)` takes a pytree like `out` and returns one gradient for each primal; it may be called again
+    and again.
     """
     tape = Tape()
     try:
@@ -91,9 +93,17 @@ def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         given, structure = tree.flatten(cotangent)
         if structure != out_structure:
-            raise TreeError(f"pullback: expected a cotangent like the output, with leaves {out_structure.paths()}, got {structure.paths()}")
-        fitted = [fit_cotangent(g, np.shape(y), getattr(y, "dtype", None) or np.float64) for g, y in zip(given, values, strict=True)]
-        gradients = walker.pull([(node, g) for node, g in zip(nodes, fitted, strict=True) if node is not None], free=False)
+            raise TreeError(
+                f"pullback: expected a cotangent like the output, with leaves {out_structure.paths()}, "
+                f"got {structure.paths()}"
+            )
+        fitted = [
+            fit_cotangent(g, np.shape(y), getattr(y, "dtype", None) or np.float64)
+            for g, y in zip(given, values, strict=True)
+        ]
+        gradients = walker.pull(
+            [(node, g) for node, g in zip(nodes, fitted, strict=True) if node is not None], free=False
+        )
         return tuple(
             structure.unflatten(_gradient(gradients, leaf) for leaf in column)
             for structure, column in zip(structures, leaves, strict=True)
@@ -118,26 +128,33 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
             values, structure = tree.flatten(primal)
             directions, other = tree.flatten(tangent)
             if structure != other:
-                raise TreeError(f"jvp: the tangent of argument {number} has leaves {other.paths()}, the primal {structure.paths()}")
+                raise TreeError(
+                    f"jvp: the tangent of argument {number} has leaves {other.paths()}, the primal {structure.paths()}"
+                )
             pairs = []
             for path, value, direction in zip(structure.paths(), values, directions, strict=True):
                 value = as_differentiable(value, number, path)
                 direction = direction if isinstance(direction, Tensor) else np.asarray(direction, value.dtype)
                 if direction.shape != value.shape:
-                    raise ShapeError(_name(number, path), f"expected a tangent of shape {value.shape}, got {direction.shape}")
+                    raise ShapeError(
+                        _name(number, path), f"expected a tangent of shape {value.shape}, got {direction.shape}"
+                    )
                 pairs.append(trace.lift(value, direction))
             lifted.append(structure.unflatten(pairs))
         outputs, structure = tree.flatten(f(*lifted))
         values = [_lower(trace, y) for y in outputs]
         out_tangents = [
-            y._node if isinstance(y, Tensor) and y._trace is trace and y._node is not None else np.zeros_like(_lower(trace, y)) for y in outputs
+            y._node
+            if isinstance(y, Tensor) and y._trace is trace and y._node is not None
+            else np.zeros_like(_lower(trace, y))
+            for y in outputs
         ]
     finally:
         trace.end()
     return structure.unflatten(values), structure.unflatten(out_tangents)
 
 
-# -- in and out of a trace ---------------------------------------------------------------------------------------------------
+# -- in and out of a trace -------------------------------------------------------------------------------------------
 def as_differentiable(value: Any, number: int, path: str) -> Array:
     """A leaf as a floating-point array or tensor; raises DtypeError, naming the leaf, for anything else."""
     if not isinstance(value, Tensor | np.ndarray | np.generic):
@@ -156,14 +173,18 @@ def _name(number: int, path: str) -> str:
     return f"argument {number}" + (f" at {path}" if path else "")
 
 
-def _lift(tape: Tape, args: Sequence[Any], numbers: Sequence[int]) -> tuple[list[Any], list[list[Leaf]], list[tree.Structure]]:
+def _lift(
+    tape: Tape, args: Sequence[Any], numbers: Sequence[int]
+) -> tuple[list[Any], list[list[Leaf]], list[tree.Structure]]:
     """The arguments with the leaves of those to differentiate put on the tape."""
     lifted, columns, structures = list(args), [], []
     for number in numbers:
         try:
             values, structure = tree.flatten(args[number])
         except IndexError:
-            raise TreeError(f"argnums names argument {number}, but f was called with {len(args)} positional arguments") from None
+            raise TreeError(
+                f"argnums names argument {number}, but f was called with {len(args)} positional arguments"
+            ) from None
         tensors = [
             tape.lift(as_differentiable(value, number, path), guard=_name(number, path))
             for value, path in zip(values, structure.paths(), strict=True)
@@ -198,16 +219,19 @@ def _check_scalar(y: Any, f: Function) -> None:
             f"the gradient of {name}: expected a scalar result, got shape {np.shape(y)}; "
             "sum it, or use pb.jacobian, or pb.vjp with a cotangent"
         )
-    if not isinstance(y, float) and np.dtype(getattr(y, "dtype", float)).kind != "f":
-        raise DtypeError(not_differentiable(f"the result of {name}", np.dtype(y.dtype)))
+    dtype = np.dtype(getattr(y, "dtype", type(y)))
+    if dtype.kind != "f":
+        raise DtypeError(not_differentiable(f"the result of {name}", dtype))
 
 
-def _warn_independent(f: Function, numbers: Sequence[int], columns: list[list[Leaf]], gradients: dict[Leaf, Array]) -> None:
+def _warn_independent(
+    f: Function, numbers: Sequence[int], columns: list[list[Leaf]], gradients: dict[Leaf, Array]
+) -> None:
     for number, leaves in zip(numbers, columns, strict=True):
         if leaves and not any(leaf in gradients for leaf in leaves):
             warnings.warn(
-                f"the result of {getattr(f, '__name__', 'f')} does not depend on argument {number}: its gradient is zero. Was the value "
-                f"taken off the tape (t.value, stop_gradient), or the argument not used? Called at {user_line()}",
+                f"the result of {getattr(f, '__name__', 'f')} does not depend on argument {number}: its gradient is zero. "
+                f"Was the value taken off the tape (t.value, stop_gradient), or the argument not used? Called at {user_line()}",
                 IndependentWarning,
                 stacklevel=3,
             )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.core import tree
-from pullback.core.tape import Recording, Step
 from pullback.core.tensor import Tensor
+from pullback.core.trace import Recording, Step
 
 
 class Record(NamedTuple):
@@ -27,9 +27,12 @@ class Record(NamedTuple):
     def __str__(self) -> str:
         lines = [f"%{i} = input {name}" for i, name in enumerate(self.inputs)]
         for step in self.steps:
-            inputs = ", ".join(f"%{x}" if type(x) is int and step.refers[k] else _short(x) for k, x in enumerate(step.inputs))
+            inputs = ", ".join(
+                f"%{x}" if type(x) is int and step.refers[k] else _short(x) for k, x in enumerate(step.inputs)
+            )
             params = "".join(f", {name}={value}" for name, value in step.params.items())
-            lines.append(f"%{step.index} = {step.primitive.name}({inputs}{params})  {step.dtype}{list(step.shape)} {step.nbytes} B  # {step.source}")
+            kind = f"{step.dtype}{list(step.shape)} {step.nbytes} B"
+            lines.append(f"%{step.place} = {step.primitive.name}({inputs}{params})  {kind}  # {step.source}")
         return "\n".join(lines)
 
 
@@ -38,11 +41,17 @@ def _short(x: Any) -> str:
 
 
 def record(f: Callable[..., Any], *args: Any) -> Record:
-    """Runs `f(*args)` once and notes every application of a primitive, those of backward rules and optimisers included."""
+    """Runs `f(*args)` once and notes every application of a primitive, those of backward rules and optimisers
+    included."""
     trace = Recording()
     leaves, structure = tree.flatten(args)
     paths = [path for path, leaf in zip(structure.paths(), leaves, strict=True) if _is_array(leaf)]
-    lifted = structure.unflatten([trace.lift(leaf if isinstance(leaf, Tensor) else np.asarray(leaf)[()]) if _is_array(leaf) else leaf for leaf in leaves])
+    lifted = structure.unflatten(
+        [
+            trace.lift(leaf if isinstance(leaf, Tensor) else np.asarray(leaf)[()]) if _is_array(leaf) else leaf
+            for leaf in leaves
+        ]
+    )
     try:
         result = tree.map(lambda y: y._value if isinstance(y, Tensor) and y._trace is trace else y, f(*lifted))
     finally:
