@@ -61,6 +61,6 @@ class Guard:
         """Raises MutationError where the array is no longer what it was."""
         if fingerprint(self.array) != self.before:
             raise MutationError(
-                f"{self.what}, an array of shape {self.array.shape}, was changed after it had been saved for the backward "
+                f"{self.what}, of shape {self.array.shape}, was changed after it had been saved for the backward "
                 f"pass at {self.source}. The gradient would be wrong. Work on a copy: `a = a.copy()` before the change."
             )

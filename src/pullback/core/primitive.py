@@ -16,51 +16,44 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from pullback.core.tensor import RULES, UFUNC_METHODS, Array, Tensor
 from pullback.errors import NoRuleError, PullbackError, ShapeError
 
-if TYPE_CHECKING:
-    from pullback.core.tape import Node
-
-__all__ = [
-    "PRIMITIVES", "Elementwise", "Fused", "Linear", "Multilinear", "Primitive", "Selection", "Untracked",
-    "apply", "elementwise", "fused", "implements", "linear", "multilinear", "selection", "unbroadcast", "untracked",
-]  # fmt: skip
-
 PRIMITIVES: dict[str, Primitive] = {}
 """Every primitive by name: what the tests, the coverage table and the pictures enumerate."""
 
-P = TypeVar("P", bound="Primitive")
-Pull = Callable[[Any, Any, "Node"], Any]
-"""(cotangent of the output, what was saved, the node) -> the contribution to one input's cotangent."""
+Function = Callable[..., Any]
+Params = dict[str, Any]
+Pull = Callable[[Any, tuple[Any, ...], tuple[int, ...], Params], Any]
+"""(cotangent of the output, what was saved, the input's shape, keyword parameters) -> the input's cotangent."""
 
 
 class Plan(NamedTuple):
     """What one application keeps and how it is pulled back, for one choice of tracked inputs. Made once per choice."""
 
     keep: tuple[int, ...]  # positions in (inputs..., output)
-    save: Callable[[Sequence[Any]], Any] | None  # picks them
+    save: Callable[[Sequence[Any]], tuple[Any, ...]]  # picks them
     inputs: tuple[int, ...]  # the inputs that receive a cotangent
-    pulls: tuple[Pull, ...]  # one for each of those
-
-
-def apply(primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-    """Applies a primitive: in the innermost trace among its arguments, or on plain arrays."""
-    trace = None
-    for arg in args:
-        if isinstance(arg, Tensor) and (trace is None or arg._trace.level > trace.level):
-            trace = arg._trace
-    if trace is None:
-        return primitive.fn(*args, **params)
-    return trace.apply(primitive, args, params)
+    pulls: tuple[Pull, ...]  # one for each of those; none for a fused primitive, which has one backward for all
+    arity: int  # of all inputs
 
 
 class Primitive:
-    """A function with a derivative. Call it like the function; keyword parameters are never differentiated."""
+    """A function with a derivative. Call it like the function; keyword parameters are never differentiated.
+
+    Args:
+        fn: the function in plain NumPy. Its positional parameters are the inputs. If it is a function of NumPy
+        itself, the
+            primitive takes its place on tensors.
+        name: its name in the registry, where it is not that of `fn`.
+        domain: the interval in which tests draw the arguments of an elementwise function.
+        view: whether the output may share memory with the input.
+        register: whether the registry, and so every test and table, knows it.
+    """
 
     kind: ClassVar[str]
     differentiable: ClassVar[bool] = True
@@ -68,112 +61,164 @@ class Primitive:
 
     def __init__(
         self,
-        fn: Callable[..., Any],
-        name: str | None = None,
+        fn: Function,
         *,
+        name: str | None = None,
         domain: tuple[float, float] | None = None,
         view: bool = False,
         register: bool = True,
     ) -> None:
         self.fn = fn
-        self.name = name or fn.__name__.rstrip("_")
-        self.domain = domain  # where tests draw its arguments from, if not from the whole line
-        self.view = view  # whether the output may share memory with the input
+        self.name = name or fn.__name__
+        self.domain = domain
+        self.view = view
         self.inputs, self.defaults = _signature(fn)
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
         self.__doc__ = fn.__doc__
+        if register and self.name in PRIMITIVES:
+            raise PullbackError(f"a primitive named {self.name!r} is already declared")
         if register:
-            if self.name in PRIMITIVES:
-                raise PullbackError(f"a primitive named {self.name!r} is already declared")
             PRIMITIVES[self.name] = self
+        if isinstance(fn, np.ufunc) or str(fn.__module__).startswith("numpy"):
+            RULES[fn] = self
 
     def __call__(self, *args: Array, **params: Any) -> Any:
-        return apply(self, args, {**self.defaults, **params} if self.defaults else params)
+        """Applies it in the innermost trace among its arguments, or on plain arrays."""
+        if self.defaults:
+            params = self.defaults | params
+        trace = None
+        for arg in args:
+            if isinstance(arg, Tensor) and (trace is None or arg._trace.level > trace.level):
+                trace = arg._trace
+        return self.fn(*args, **params) if trace is None else trace.apply(self, args, params)
 
     def __repr__(self) -> str:
         return f"<{self.kind} primitive {self.name}>"
 
-    # What a kind declares.
-    def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
-        """The function whose parameter names say what input i needs, and how its result becomes the input's cotangent.
+    def rule(self, i: int) -> tuple[Function, Function | None] | None:
+        """What a kind declares for input i; None where nothing flows back.
 
-        The second is None where the function takes the cotangent first and returns the contribution itself; the whole
-        is
-        None where nothing flows back.
+        Either `(adjoint, None)`, where `adjoint(g, ...)` is the input's cotangent, or `(read, finish)`, where it is
+        `finish(g, read(...), ...)`. The names of the parameters left open say what is saved.
         """
         raise NotImplementedError
 
-    def push(
-        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
-    ) -> Array | None:
+    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: Params) -> Array | None:
         """The tangent of the output; a tangent that is None is zero."""
         raise NotImplementedError
 
+    def evaluate(
+        self, rule: Function, lead: tuple[Any, ...], i: int, values: Sequence[Array], y: Array, params: Params
+    ) -> Any:
+        """Calls a rule of input i with `lead` first, and then whatever else it names."""
+        read = _reader(self, rule, len(lead), i, len(values), tuple(range(len(values) + 1)))
+        return rule(*lead, *read((*values, y), np.shape(values[i]), params))
+
     def plan(self, mask: int, count: int) -> Plan:
         """The plan for the tracked inputs given as bits of `mask`, out of `count` inputs."""
-        key = mask << 16 | count
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._make_plan(mask, count)
-        return plan
+        try:
+            return self._plans[mask, count]
+        except KeyError:
+            plan = self._plans[mask, count] = self._make_plan([i for i in range(count) if mask >> i & 1], count)
+            return plan
 
-    def _make_plan(self, mask: int, count: int) -> Plan:
-        tracked = [i for i in range(count) if mask >> i & 1]
-        rules = [(i, rule) for i in tracked if (rule := self.rule(i)) is not None]
+    def _make_plan(self, tracked: list[int], count: int) -> Plan:
+        rules = {i: rule for i in tracked if (rule := self.rule(i)) is not None}
         keep: list[int] = []
-        for i, (fn, _) in rules:
-            for position in _kept(self, fn, i, count):
-                if position not in keep:
-                    keep.append(position)
-        inputs = tuple(i for i, _ in rules)
-        pulls = tuple(
-            _compile_pull(self, fn, finish, i, inputs.index(i), tuple(keep), count) for i, (fn, finish) in rules
-        )
-        return Plan(tuple(keep), itemgetter(*keep) if keep else None, inputs, pulls)
+        for i, functions in rules.items():
+            for name in [name for function in functions if function is not None for name in _names(function)]:
+                keep.extend(position for position in self._positions(name, i, count) if position not in keep)
+        pulls = tuple(self._compile(read, finish, i, count, tuple(keep)) for i, (read, finish) in rules.items())
+        save = itemgetter(*keep) if len(keep) > 1 else lambda values: tuple([values[k] for k in keep])
+        return Plan(tuple(keep), save, tuple(rules), pulls, count)
+
+    def _positions(self, name: str, i: int, count: int) -> list[int]:
+        """Where, among the inputs and the output, the values are that a rule calls by this name."""
+        if name == "others":
+            return [j for j in range(count) if j != i]
+        return [count] if name == "y" else [self.inputs.index(name)] if name in self.inputs else []
+
+    def _compile(self, rule: Function, finish: Function | None, i: int, count: int, keep: tuple[int, ...]) -> Pull:
+        """A rule with its names resolved; the commonest kind, one saved value, without any indirection."""
+        read = _reader(self, rule, finish is None, i, count, keep)
+        if finish is None:
+            return lambda g, saved, shape, params: rule(g, *read(saved, shape, params))
+        if finish is np.multiply:
+            if len(keep) == 1 and len(_names(rule)) == 1 and self._positions(_names(rule)[0], i, count):
+                return lambda g, saved, shape, params: g * rule(saved[0])
+            return lambda g, saved, shape, params: g * rule(*read(saved, shape, params))
+        rest = _reader(self, finish, 2, i, count, keep)
+        return lambda g, saved, shape, params: finish(g, rule(*read(saved, shape, params)), *rest(saved, shape, params))
+
+
+def _reader(
+    primitive: Primitive, rule: Function, skip: int, i: int, count: int, keep: tuple[int, ...]
+) -> Callable[[tuple[Any, ...], tuple[int, ...], Params], list[Any]]:
+    """Finds what a rule's parameters, after the first `skip`, stand for: (saved, shape, params) -> values."""
+
+    def find(name: str) -> Pull:
+        places = [keep.index(position) for position in primitive._positions(name, i, count)]
+        if name == "others":
+            return lambda _, saved, shape, params: [saved[k] for k in places]
+        if places:
+            return lambda _, saved, shape, params: saved[places[0]]
+        if name == "shape":
+            return lambda _, saved, shape, params: shape
+        return lambda _, saved, shape, params: i if name == "i" else params[name]
+
+    finds = [find(name) for name in _names(rule)[skip:]]
+    return lambda saved, shape, params: [find(None, saved, shape, params) for find in finds]
+
+
+@cache
+def _names(rule: Function) -> tuple[str, ...]:
+    return () if isinstance(rule, np.ufunc) else tuple(inspect.signature(rule).parameters)
+
+
+def _signature(fn: Function) -> tuple[tuple[str, ...], Params]:
+    """The names of the inputs (none for any number of them), and the defaults of the keyword parameters."""
+    if isinstance(fn, np.ufunc):
+        return ("x",) if fn.nin == 1 else tuple(f"x{i + 1}" for i in range(fn.nin)), {}
+    parameters = inspect.signature(fn).parameters.values()
+    inputs = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return inputs, {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
 
 # -- the kinds -------------------------------------------------------------------------------------------------------
 class Elementwise(Primitive):
-    """Each output element depends on the elements at its place: the Jacobian is diagonal."""
+    """Each output element depends on the elements at its place: the Jacobian is diagonal.
+
+    Declared by the partial derivative of each input, a rule or a number: `Elementwise(np.multiply, lambda x2: x2,
+    lambda x1: x1)`.
+    The inputs of a ufunc are called `x`, or `x1, x2, ...`.
+    """
 
     kind = "elementwise"
 
-    def __init__(self, fn: Callable[..., Any], partials: Sequence[Callable[..., Any] | float], **options: Any) -> None:
+    def __init__(self, fn: Function, *partials: Function | float, **options: Any) -> None:
         self.partials = partials
         super().__init__(fn, **options)
-        self.inputs = self.inputs or _positional_names(len(partials))
 
-    def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
+    def rule(self, i: int) -> tuple[Function, Function | None] | None:
         partial = self.partials[i]
         if callable(partial):
             return partial, np.multiply
-        if partial == 0:
-            return None
-        if partial == 1:
-            return (lambda g: g), None
-        if partial == -1:
-            return (lambda g: -g), None
+        if partial in (0, 1):
+            return ((lambda g: g), None) if partial else None
         return (lambda g: g * partial), None
 
-    def push(
-        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
-    ) -> Array | None:
+    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: Params) -> Array | None:
         total = None
-        for i, t in enumerate(tangents):
-            partial = self.partials[i]
-            if t is None or partial == 0:
-                continue
-            if callable(partial):
-                partial = call_rule(self, partial, (), values, y, i, params)
-            term = t if isinstance(partial, float | int) and partial == 1 else t * partial
-            total = term if total is None else total + term
-        if total is not None and total.shape != y.shape:
-            total = np.broadcast_to(total, y.shape)
-        return total
+        for i, (t, partial) in enumerate(zip(tangents, self.partials, strict=True)):
+            if t is not None and partial != 0:
+                d = self.evaluate(partial, (), i, values, y, params) if callable(partial) else partial
+                term = t * d
+                total = term if total is None else total + term
+        return total if total is None or total.shape == y.shape else np.broadcast_to(total, y.shape)
 
 
 class Linear(Primitive):
-    """Linear in its inputs together; its transpose in each is declared as an adjoint.
+    """Linear in its inputs together; declared by its adjoint in each input, `adjoint(g, ...)`.
 
     Inputs whose adjoint is None, and those after the last adjoint, are held constant: conditions, positions. A single
     adjoint
@@ -182,24 +227,21 @@ class Linear(Primitive):
 
     kind = "linear"
 
-    def __init__(self, fn: Callable[..., Any], adjoints: Sequence[Callable[..., Any] | None], **options: Any) -> None:
+    def __init__(self, fn: Function, *adjoints: Function | None, **options: Any) -> None:
         self.adjoints = adjoints
-        self.any_number = adjoints[0] is not None and "i" in _names(adjoints[0])
         super().__init__(fn, **options)
 
-    def adjoint(self, i: int) -> Callable[..., Any] | None:
+    def adjoint(self, i: int) -> Function | None:
         """The adjoint in input i; None where that input is held constant."""
-        if self.any_number:
+        if self.adjoints[0] is not None and "i" in _names(self.adjoints[0]):
             return self.adjoints[0]
         return self.adjoints[i] if i < len(self.adjoints) else None
 
-    def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
+    def rule(self, i: int) -> tuple[Function, Function | None] | None:
         adjoint = self.adjoint(i)
         return None if adjoint is None else (adjoint, None)
 
-    def push(
-        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
-    ) -> Array | None:
+    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: Params) -> Array | None:
         filled = [
             v if self.adjoint(i) is None else np.zeros_like(v) if t is None else t
             for i, (t, v) in enumerate(zip(tangents, values, strict=True))
@@ -208,13 +250,11 @@ class Linear(Primitive):
 
 
 class Multilinear(Linear):
-    """Linear in each input when the others are held: matrix products, einsum, convolution."""
+    """Linear in each input when the others are held: matrix products, einsum, convolution. Declared like `Linear`."""
 
     kind = "multilinear"
 
-    def push(
-        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
-    ) -> Array | None:
+    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: Params) -> Array | None:
         total = None
         for i, t in enumerate(tangents):
             if t is not None:
@@ -231,25 +271,16 @@ class Selection(Primitive):
 
     kind = "selection"
 
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        select: Callable[..., Any],
-        route: Callable[..., Any],
-        scatter: Callable[..., Any],
-        **options: Any,
-    ) -> None:
+    def __init__(self, fn: Function, select: Function, route: Function, scatter: Function, **options: Any) -> None:
         self.select, self.route, self.scatter = select, route, scatter
         super().__init__(fn, **options)
 
-    def rule(self, i: int) -> tuple[Callable[..., Any], Callable[..., Any] | None] | None:
+    def rule(self, i: int) -> tuple[Function, Function | None] | None:
         return self.select, self.scatter
 
-    def push(
-        self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: dict[str, Any]
-    ) -> Array | None:
-        chosen = call_rule(self, self.select, (), values, y, 0, params)
-        return call_rule(self, self.route, (tangents[0], chosen), values, y, 0, params)
+    def push(self, tangents: Sequence[Array | None], values: Sequence[Array], y: Array, params: Params) -> Array | None:
+        chosen = self.evaluate(self.select, (), 0, values, y, params)
+        return self.evaluate(self.route, (tangents[0], chosen), 0, values, y, params)
 
 
 class Fused(Primitive):
@@ -266,18 +297,28 @@ class Fused(Primitive):
 
     def __init__(
         self,
-        forward: Callable[..., tuple[Any, Any]],
-        backward: Callable[..., Sequence[Any]],
-        reference: Callable[..., Any] | None,
+        forward: Function,
+        backward: Function,
+        reference: Function | None,
         *,
-        jvp: Callable[..., Any] | None = None,
+        jvp: Function | None = None,
         **options: Any,
     ) -> None:
         self.forward, self.backward, self.reference, self.jvp = forward, backward, reference, jvp
         super().__init__(lambda *inputs, **params: forward(*inputs, **params)[0], **options)
         self.inputs, self.defaults = _signature(forward)
 
-    def open(self, args: Sequence[Array], params: dict[str, Any]) -> Any:
+    def _make_plan(self, tracked: list[int], count: int) -> Plan:
+        return Plan((), tuple, tuple(tracked), (), count)
+
+    def gradients(self, saved: Any, g: Array, plan: Plan, params: Params) -> list[Array | None]:
+        """What the backward returns for the inputs of the plan."""
+        every = self.backward(saved, g, **params)
+        if len(every) != plan.arity:
+            raise ShapeError(self.name, f"backward returned {len(every)} gradients for {plan.arity} inputs")
+        return [every[i] for i in plan.inputs]
+
+    def open(self, args: Sequence[Array], params: Params) -> Any:
         """Runs the reference in place of the fused steps."""
         if self.reference is None:
             raise NoRuleError(f"{self.name} has no forward-mode derivative: give pb.custom a jvp")
@@ -291,75 +332,29 @@ class Untracked(Primitive):
     differentiable = False
 
 
-# -- declaring, one statement each -----------------------------------------------------------------------------------
-def elementwise(fn: Callable[..., Any], *partials: Callable[..., Any] | float, **options: Any) -> Elementwise:
-    """Declares an elementwise function by its partial derivatives: `elementwise(np.multiply, lambda x2: x2, lambda
-    x1: x1)`.
-
-    The inputs of a NumPy ufunc are called `x`, or `x1, x2, ...`; those of a Python function as it calls them. A partial
-    may be a number. Options: `name`, and `domain=(low, high)` where the function is defined and smooth.
-    """
-    return _enter(fn, Elementwise(fn, partials, **options))
-
-
-def linear(fn: Callable[..., Any], *adjoints: Callable[..., Any] | None, **options: Any) -> Linear:
-    """Declares a linear function by its adjoint in each input, `adjoint(g, ...)`; see `Linear`."""
-    return Linear(fn, adjoints, **options)
+elementwise, linear, multilinear, selection, fused, untracked = (
+    Elementwise,
+    Linear,
+    Multilinear,
+    Selection,
+    Fused,
+    Untracked,
+)
 
 
-def multilinear(fn: Callable[..., Any], *adjoints: Callable[..., Any], **options: Any) -> Multilinear:
-    """Declares a function that is linear in each input separately, by its adjoint in each."""
-    return Multilinear(fn, adjoints, **options)
+def implements(*functions: Any) -> Callable[[Function], Function]:
+    """Decorates what runs in place of NumPy functions on tensors: a composition of functions that have rules.
 
-
-def selection(
-    fn: Callable[..., Any],
-    select: Callable[..., Any],
-    route: Callable[..., Any],
-    scatter: Callable[..., Any],
-    **options: Any,
-) -> Selection:
-    """Declares a function whose outputs are chosen among its inputs; see `Selection`."""
-    return Selection(fn, select, route, scatter, **options)
-
-
-def fused(
-    forward: Callable[..., tuple[Any, Any]],
-    backward: Callable[..., Sequence[Any]],
-    reference: Callable[..., Any] | None,
-    **options: Any,
-) -> Fused:
-    """Declares several steps done at once; see `Fused`."""
-    return Fused(forward, backward, reference, **options)
-
-
-def untracked(fn: Callable[..., Any], **options: Any) -> Untracked:
-    """Declares a function whose result has no derivative, such as a comparison."""
-    return _enter(fn, Untracked(fn, **options))
-
-
-def implements(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates what runs in place of NumPy functions on tensors: same parameters, written with functions that have
-    rules.
-
-    A ufunc's method is given as a pair, `implements((np.add, "reduce"))`.
+    A ufunc's method is given as a pair: `implements((np.add, "reduce"))`.
     """
 
-    def decorate(replacement: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(replacement: Function) -> Function:
         for function in functions:
-            if isinstance(function, tuple):
-                UFUNC_METHODS[function] = replacement
-            else:
-                RULES[function] = replacement
+            table: dict[Any, Function] = UFUNC_METHODS if isinstance(function, tuple) else RULES
+            table[function] = replacement
         return replacement
 
     return decorate
-
-
-def _enter(fn: Callable[..., Any], primitive: P) -> P:
-    if getattr(fn, "__module__", "").startswith("numpy") or isinstance(fn, np.ufunc):
-        RULES[fn] = primitive
-    return primitive
 
 
 # -- the one place for broadcasting ----------------------------------------------------------------------------------
@@ -369,128 +364,4 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     if extra:
         g = np.sum(g, axis=tuple(range(extra)))
     stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 and g.shape[axis] != 1)
-    if stretched:
-        g = np.sum(g, axis=stretched, keepdims=True)
-    return g
-
-
-# -- reading the names of a rule's parameters ------------------------------------------------------------------------
-def _signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of the inputs, and the defaults of the keyword parameters. Empty names for any number of inputs."""
-    if isinstance(fn, np.ufunc):
-        return _positional_names(fn.nin), {}
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # a NumPy function written in C
-        return (), {}
-    inputs = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
-    return inputs, defaults
-
-
-def _positional_names(count: int) -> tuple[str, ...]:
-    return ("x",) if count == 1 else tuple(f"x{i + 1}" for i in range(count))
-
-
-@cache
-def _names(fn: Callable[..., Any], skip: int = 0) -> tuple[str, ...]:
-    if isinstance(fn, np.ufunc):  # only ever as the last step, which reads nothing more
-        return ()
-    return tuple(inspect.signature(fn).parameters)[skip:]
-
-
-def _kept(primitive: Primitive, fn: Callable[..., Any], i: int, count: int) -> list[int]:
-    """The positions, among the inputs and the output (position `count`), of the values that a rule names."""
-    kept = []
-    for name in _names(fn):
-        if name == "y":
-            kept.append(count)
-        elif name == "others":
-            kept.extend(j for j in range(count) if j != i)
-        elif name in primitive.inputs:
-            kept.append(primitive.inputs.index(name))
-    return kept
-
-
-def _reader(
-    primitive: Primitive, name: str, i: int, order: int, keep: tuple[int, ...], count: int
-) -> Callable[[Any, Node], Any]:
-    """How one named parameter of a rule is read from what was saved and from the node."""
-
-    def saved_at(position: int) -> Callable[[Any], Any]:
-        place = keep.index(position)
-        return (lambda saved: saved) if len(keep) == 1 else itemgetter(place)
-
-    if name == "y":
-        read = saved_at(count)
-        return lambda saved, node: read(saved)
-    if name == "others":
-        reads = [saved_at(j) for j in range(count) if j != i]
-        return lambda saved, node: [read(saved) for read in reads]
-    if name in primitive.inputs:
-        read = saved_at(primitive.inputs.index(name))
-        return lambda saved, node: read(saved)
-    if name == "shape":
-        return lambda saved, node: node.parents[order].shape
-    if name == "i":
-        return lambda saved, node: i
-    return lambda saved, node: node.params[name]
-
-
-def _compile_pull(
-    primitive: Primitive,
-    fn: Callable[..., Any],
-    finish: Callable[..., Any] | None,
-    i: int,
-    order: int,
-    keep: tuple[int, ...],
-    count: int,
-) -> Pull:
-    """One input's rule with its reads resolved; the common elementwise shapes get closures without any indirection."""
-    names = _names(fn)
-    takes_cotangent = finish is None
-    reads = [_reader(primitive, name, i, order, keep, count) for name in names[takes_cotangent:]]
-    if finish is np.multiply:
-        if len(names) == 1 and len(keep) == 1 and _kept(primitive, fn, i, count):
-            return lambda g, saved, node: g * fn(saved)
-        return lambda g, saved, node: g * fn(*[read(saved, node) for read in reads])
-    if finish is None:
-        if not reads:
-            return lambda g, saved, node: fn(g)
-        return lambda g, saved, node: fn(g, *[read(saved, node) for read in reads])
-    extra = [_reader(primitive, name, i, order, keep, count) for name in _names(finish, 2)]
-    return lambda g, saved, node: finish(
-        g, fn(*[read(saved, node) for read in reads]), *[read(saved, node) for read in extra]
-    )
-
-
-def call_rule(
-    primitive: Primitive,
-    fn: Callable[..., Any],
-    leading: Sequence[Any],
-    values: Sequence[Array],
-    y: Array,
-    i: int,
-    params: dict[str, Any],
-) -> Any:
-    """Calls a rule with everything at hand: `leading` first, then what its remaining parameters name."""
-
-    def read(name: str) -> Any:
-        if name == "y":
-            return y
-        if name == "others":
-            return [value for j, value in enumerate(values) if j != i]
-        if name in primitive.inputs:
-            return values[primitive.inputs.index(name)]
-        return {"shape": np.shape(values[i]), "i": i}[name] if name in ("shape", "i") else params[name]
-
-    return fn(*leading, *[read(name) for name in _names(fn, len(leading))])
-
-
-def check_shape(primitive: Primitive, contribution: Array, shape: tuple[int, ...]) -> None:
-    """Raises ShapeError where a rule returned a gradient of another shape than its input."""
-    if np.shape(contribution) != shape:
-        raise ShapeError(
-            primitive.name,
-            f"its backward returned a gradient of shape {np.shape(contribution)} for an input of shape {shape}",
-        )
+    return np.sum(g, axis=stretched, keepdims=True) if stretched else g

@@ -14,7 +14,7 @@ import numpy as np
 
 from pullback.core.context import context, watch
 from pullback.core.guard import Guard, is_exposed
-from pullback.core.primitive import Elementwise, Fused, Plan, Primitive, check_shape, unbroadcast
+from pullback.core.primitive import Elementwise, Params, Plan, Primitive, unbroadcast
 from pullback.core.source import Source, user_line
 from pullback.core.tensor import Array, Tensor, View, plain_value
 from pullback.core.trace import Trace
@@ -24,8 +24,7 @@ _serial = itertools.count()
 
 
 class Node:
-    """One application of a primitive: what its backward needs, and the nodes it came from. Never refers to later
-    nodes."""
+    """One application of a primitive: what its backward needs, and the nodes it came from."""
 
     __slots__ = (
         "dtype",
@@ -43,8 +42,8 @@ class Node:
 
     def __init__(
         self,
-        primitive: Primitive | None,
-        params: dict[str, Any],
+        primitive: Any,
+        params: Params,
         plan: Plan | None,
         parents: tuple[Node, ...],
         saved: Any,
@@ -52,14 +51,14 @@ class Node:
         dtype: Any,
     ) -> None:
         self.serial = next(_serial)
-        self.primitive = primitive
+        self.primitive = primitive  # None for a leaf
         self.params = params
-        self.plan = plan
+        self.plan = plan  # None for a leaf, and for one output of several
         self.parents = parents
         self.saved = saved
         self.shape = shape
         self.dtype = dtype
-        self.output: int | None = None  # which output of its only parent this is, for a primitive with several outputs
+        self.output: int | None = None  # which output of its only parent this is
         self.guards: list[Guard] | None = None
         self.source: Source | None = None
 
@@ -83,122 +82,87 @@ class Tape(Trace):
         """An input of this tape. With `guard`, its name, the array is checked for changes made before the walk back."""
         return Tensor(value, self, Leaf(value, guard))
 
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         values: list[Any] = []
         parents: list[Any] = []
         mask = 0
         nested = constants = False
         for i, arg in enumerate(args):
+            parent = None
             if isinstance(arg, Tensor):
                 if arg._trace is self:
-                    value = arg._value
-                    if arg._node is not None:
+                    parent = arg._node
+                    if parent is not None:
                         mask |= 1 << i
-                    parents.append(arg._node)
-                    values.append(value)
-                    nested = nested or isinstance(value, Tensor)
-                    continue
-                nested = True
+                    arg = arg._value
+                nested = nested or isinstance(arg, Tensor)
             elif isinstance(arg, np.ndarray):
                 constants = True
             elif isinstance(arg, list | tuple):
                 arg = np.asarray(arg)
-            parents.append(None)
             values.append(arg)
+            parents.append(parent)
         if not primitive.differentiable or context.barrier > self.level:
             return primitive(*values, **params) if nested else primitive.fn(*values, **params)
+        saved = None
         if primitive.opens and mask:
-            return self._apply_fused(primitive, args, values, parents, mask, nested, params)  # type: ignore[arg-type]
-        y = primitive(*values, **params) if nested else primitive.fn(*values, **params)
+            outer = nested and any(isinstance(v, Tensor) and v._trace.differentiating for v in values)
+            if outer and primitive.reference is not None:  # type: ignore[attr-defined]
+                return primitive.open(args, params)  # type: ignore[attr-defined]
+            y, saved = self._run_fused(primitive, values, outer, params)
+        else:
+            y = primitive(*values, **params) if nested else primitive.fn(*values, **params)
         if not mask:
-            return self._wrap(y, None)
-        count = len(values)
-        plan = primitive.plan(mask, count)
-        values.append(y)
-        saved = plan.save(values) if plan.save is not None else None
-        inputs = plan.inputs
-        sources = (parents[inputs[0]],) if len(inputs) == 1 else tuple([parents[i] for i in inputs])
-        multiple = type(y) is tuple
-        node = Node(
-            primitive, params, plan, sources, saved, None if multiple else y.shape, None if multiple else y.dtype
-        )
-        if constants:
-            _guard_constants(node, args, plan.keep)
+            return tuple(Tensor(part, self, None) for part in y) if type(y) is tuple else Tensor(y, self, None)
+        plan = primitive.plan(mask, len(values))
+        if plan.keep:
+            saved = plan.save([*values, y])
+        sources = tuple([parents[i] for i in plan.inputs])
+        if type(y) is tuple:
+            shape, dtype = tuple(part.shape for part in y), tuple(part.dtype for part in y)
+        else:
+            shape, dtype = y.shape, y.dtype
+        node = Node(primitive, params, plan, sources, saved, shape, dtype)
+        if constants and plan.keep:
+            node.guards = _guards(primitive, args, plan.keep)
         if context.watch:
             node.source = user_line()
-            watch(primitive, values[:-1], y, "forward", node.source)
-        result = self._wrap(y, node)
+            watch(primitive, values, y, "forward", node.source)
+        if type(y) is tuple:
+            return tuple(Tensor(part, self, _output(node, part, k)) for k, part in enumerate(y))
+        result = Tensor(y, self, node)
         if primitive.view:
             View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
         return result
 
-    def _apply_fused(
-        self,
-        primitive: Fused,
-        args: Sequence[Array],
-        values: list[Array],
-        parents: list[Any],
-        mask: int,
-        nested: bool,
-        params: dict[str, Any],
-    ) -> Any:
-        """Runs the fused forward and keeps what it saved; opens it where an outer trace differentiates too."""
-        outer = nested and any(isinstance(v, Tensor) and v._trace.differentiating for v in values)
-        if outer and primitive.reference is not None:
-            return primitive.open(args, params)
+    def _run_fused(self, primitive: Any, values: list[Array], outer: bool, params: Params) -> tuple[Any, Any]:
+        """The output of a fused primitive and what it saved."""
         y, saved = primitive.forward(*values, **params)
-        if any(isinstance(part, Tensor) and part._trace is self for part in (y if type(y) is tuple else (y,))):
+        if any(self.node_of(part) is not None for part in (y if type(y) is tuple else (y,))):
             raise LeavesTapeError(
-                f"{primitive.name} uses a tracked value that is not one of its arguments: pass it as an argument"
+                f"{primitive.name} uses a tracked value that is not one of its arguments: make it one"
             )
-        if outer:  # a custom rule: the outer trace must see the rule, not the body of forward
-            y = primitive(*values, **params)
-        count = len(values)
-        inputs = tuple(i for i in range(count) if mask >> i & 1)
-        multiple = type(y) is tuple
-
-        def pull_all(g: Array, kept: Any, node: Node) -> list[Any]:
-            gradients = primitive.backward(kept, g, **params)
-            if len(gradients) != count:
-                raise ShapeError(primitive.name, f"backward returned {len(gradients)} gradients for {count} inputs")
-            return [gradients[i] for i in inputs]
-
-        node = Node(
-            primitive, params, Plan((), None, inputs, (pull_all,)), tuple(parents[i] for i in inputs), saved,
-            None if multiple else y.shape, None if multiple else y.dtype,
-        )  # fmt: skip
-        if context.watch:
-            node.source = user_line()
-            watch(primitive, values, y, "forward", node.source)
-        return self._wrap(y, node)
-
-    def _wrap(self, y: Any, node: Node | None) -> Any:
-        if type(y) is not tuple:
-            return Tensor(y, self, node)
-        return tuple(Tensor(part, self, node if node is None else _output(node, part, k)) for k, part in enumerate(y))
+        # For a custom rule, an outer trace must see the rule itself and not the body of its forward.
+        return (primitive(*values, **params) if outer else y), saved
 
     def backward(self, y: Tensor, cotangent: Array | None, retain: bool) -> None:
         if y._node is None:
             raise PullbackError("backward(): this value does not depend on any tensor made by pb.tensor")
-        if cotangent is None:
-            if y.size != 1:
-                raise NonScalarError(
-                    f"backward() of a value of shape {y.shape} needs a cotangent of that shape: y.backward(cotangent)"
-                )
-            cotangent = np.ones(y.shape, y.dtype)
-        for leaf, g in self.pull([(y._node, fit_cotangent(cotangent, y.shape, y.dtype))], free=not retain).items():
+        if cotangent is None and y.size != 1:
+            raise NonScalarError(f"backward() of a value of shape {y.shape} needs a cotangent: y.backward(cotangent)")
+        seed = fit_cotangent(np.ones(y.shape) if cotangent is None else cotangent, y.shape, y.dtype)
+        for leaf, g in self.pull([(y._node, seed)], free=not retain).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g
 
     def pull(self, seeds: Sequence[tuple[Node, Array]], free: bool) -> dict[Leaf, Array]:
-        """Walks back from nodes with their cotangents, in reverse order of creation; the gradient of each leaf that
-        is reached.
+        """Walks back from nodes with their cotangents, latest node first; the gradient of each leaf that is reached.
 
-        Cotangents are added where a value was used more than once. With `free`, what a node saved is dropped once it
-        is used.
+        Cotangents are added where a value was used more than once. With `free`, what a node saved is dropped once used.
         """
         pending: dict[Node, Any] = {}
         queue: list[tuple[int, Node]] = []
         leaves: dict[Leaf, Array] = {}
+        watching = context.watch
 
         def add(node: Node, g: Array) -> None:
             if node in pending:
@@ -212,49 +176,47 @@ class Tape(Trace):
         while queue:
             node = heapq.heappop(queue)[1]
             g = pending.pop(node)
-            if node.guards is not None:
-                for guard in node.guards:
-                    guard.verify()
-            plan = node.plan
-            if plan is None:
-                if node.output is None:
-                    leaves[node] = g  # type: ignore[index]
-                else:
-                    add(node.parents[0], _Outputs({node.output: g}))
+            for guard in node.guards or ():
+                guard.verify()
+            plan, saved, primitive = node.plan, node.saved, node.primitive
+            if isinstance(node, Leaf):
+                leaves[node] = g
                 continue
-            primitive: Any = node.primitive
-            if node.saved is _FREED:
+            if plan is None:
+                add(node.parents[0], _Outputs({node.output: g}))
+                continue
+            if saved is _FREED:
                 raise FreedError(
-                    f"the tape has been freed: {primitive.name} was already walked back. "
-                    "Use y.backward(retain=True) the first time"
+                    f"{primitive.name} was already walked back: use y.backward(retain=True) the first time"
                 )
             if isinstance(g, _Outputs):
                 g = g.filled(node.shape, node.dtype)
             if primitive.opens:
-                contributions = plan.pulls[0](g, node.saved, node)
+                contributions = primitive.gradients(saved, g, plan, node.params)
             else:
-                contributions = [pull(g, node.saved, node) for pull in plan.pulls]
-            for parent, c in zip(node.parents, contributions, strict=True):
+                params = node.params
+                contributions = [pull(g, saved, parent.shape, params) for pull, parent in zip(plan.pulls, node.parents)]  # noqa: B905
+            for parent, c in zip(node.parents, contributions):  # noqa: B905 (strict costs a tenth of the walk)
                 if c is None:
                     continue
-                shape = parent.shape
-                if c.shape != shape:
-                    if isinstance(primitive, Elementwise):
-                        c = unbroadcast(c, shape)
-                    else:
-                        check_shape(primitive, c, shape)
+                if c.shape != parent.shape:
+                    c = _fit(primitive, c, parent.shape)
                 if c.dtype is not parent.dtype and c.dtype != parent.dtype:
                     c = c.astype(parent.dtype)
-                if context.watch:
+                if watching:
                     watch(primitive, g if isinstance(g, tuple) else (g,), c, "backward", node.source)
-                if parent in pending:
-                    pending[parent] = pending[parent] + c
-                else:
-                    pending[parent] = c
-                    heapq.heappush(queue, (-parent.serial, parent))
+                add(parent, c)
             if free:
-                node.saved = _FREED
+                node.saved, node.guards = _FREED, None
         return _own(leaves, [g for _, g in seeds])
+
+
+def _fit(primitive: Primitive, contribution: Array, shape: tuple[int, ...]) -> Array:
+    """A contribution in the shape of its input: broadcasting is undone here; any other difference is a wrong rule."""
+    if isinstance(primitive, Elementwise):
+        return unbroadcast(contribution, shape)
+    problem = f"its backward returned a gradient of shape {contribution.shape} for an input of shape {shape}"
+    raise ShapeError(primitive.name, problem)
 
 
 def _own(leaves: dict[Leaf, Array], others: list[Array]) -> dict[Leaf, Array]:
@@ -267,35 +229,35 @@ def _own(leaves: dict[Leaf, Array], others: list[Array]) -> dict[Leaf, Array]:
     return leaves
 
 
-class _Freed:
-    """Stands for what a node saved, once it has been used and dropped."""
+_FREED = object()  # stands for what a node saved, once it has been used and dropped
 
 
-_FREED = _Freed()
-
-
-class _Outputs(dict[int, Any]):
+class _Outputs(dict[Any, Any]):
     """The cotangents of a primitive with several outputs, by output; those that nothing used are absent."""
 
     def __add__(self, other: _Outputs) -> _Outputs:
-        total = _Outputs(self)
-        for k, g in other.items():
-            total[k] = total[k] + g if k in total else g
-        return total
+        return _Outputs(
+            {k: self[k] + other[k] if k in self and k in other else {**self, **other}[k] for k in {**self, **other}}
+        )
 
     def filled(self, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...]) -> tuple[Array, ...]:
         return tuple(
-            self[k] if k in self else np.zeros(s, d) for k, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
+            self.get(k, None if k in self else np.zeros(s, d))
+            for k, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
         )
 
 
 def _output(node: Node, part: Array, k: int) -> Node:
     """The node of one output of a primitive that has several."""
-    node.shape = (*(node.shape or ()), part.shape)
-    node.dtype = (*(node.dtype or ()), part.dtype)
     own = Node(node.primitive, {}, None, (node,), None, part.shape, part.dtype)
     own.output = k
     return own
+
+
+def _guards(primitive: Primitive, args: Sequence[Array], keep: tuple[int, ...]) -> list[Guard] | None:
+    """Fingerprints of the user's own arrays among what was saved."""
+    exposed = [i for i in keep if i < len(args) and isinstance(args[i], np.ndarray) and is_exposed(args[i])]
+    return [Guard(args[i], f"argument {i} of {primitive.name}") for i in exposed] or None
 
 
 def fit_cotangent(cotangent: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -310,7 +272,7 @@ def fit_cotangent(cotangent: Array, shape: tuple[int, ...], dtype: Any) -> Array
 def _guard_constants(node: Node, args: Sequence[Array], keep: tuple[int, ...]) -> None:
     """Fingerprints the user's own arrays among what was saved."""
     node.guards = [
-        Guard(arg, f"argument {i} of {node.primitive.name}")  # type: ignore[union-attr]
+        Guard(arg, f"argument {i} of {node.primitive.name}")
         for i, arg in enumerate(args)
         if i in keep and isinstance(arg, np.ndarray) and is_exposed(arg)
     ] or None

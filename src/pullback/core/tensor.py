@@ -19,7 +19,6 @@ from pullback.core.source import user_line
 from pullback.errors import AliasError, LeavesTapeError, NoRuleError, ShapeError
 
 if TYPE_CHECKING:
-    from pullback.core.tape import Node
     from pullback.core.trace import Trace
 
 Array = Any
@@ -41,10 +40,10 @@ class Tensor:
     __slots__ = ("__weakref__", "_node", "_trace", "_value", "_view")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, value: Array, trace: Trace, node: Node | None) -> None:
+    def __init__(self, value: Array, trace: Trace, node: Any) -> None:
         self._value = value  # an array, or a Tensor of an outer trace
         self._trace = trace
-        self._node = node  # None where nothing depends on it
+        self._node = node  # what the trace knows of it: a node, a tangent, a place; None for a constant
         self._view: View | None = None
 
     # -- leaving the tape on purpose ---------------------------------------------------------------------------------
@@ -81,28 +80,12 @@ class Tensor:
         return self._value.size  # type: ignore[no-any-return]
 
     @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-    @property
     def T(self) -> Array:  # noqa: N802
         return np.transpose(self)
 
     @property
     def mT(self) -> Array:  # noqa: N802
         return np.swapaxes(self, -1, -2)
-
-    @property
-    def real(self) -> Tensor:
-        return self
-
-    @property
-    def flat(self) -> NoReturn:
-        raise NoRuleError("t.flat has no derivative rule: use t.ravel(), and t[...] = values.reshape(t.shape) to write")
 
     def __len__(self) -> int:
         if not self.shape:
@@ -143,7 +126,7 @@ class Tensor:
     def grad(self, value: np.ndarray[Any, Any] | None) -> None:
         if not hasattr(self._node, "grad"):
             raise AttributeError("only a tensor made by pb.tensor has a gradient to set")
-        self._node.grad = value  # type: ignore[union-attr]
+        self._node.grad = value
 
     def backward(self, cotangent: Array | None = None, *, retain: bool = False) -> None:
         """Adds to `x.grad`, for every `x = pb.tensor(...)` this depends on, the gradient of this value.
@@ -299,9 +282,9 @@ class View:
                 continue
             if np.shares_memory(other._view.shadow, region):
                 raise AliasError(
-                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another tensor, of shape "
-                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here it would not. Write before "
-                    "the view is taken, or make the view a copy: v = t[...].copy()"
+                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another, of shape "
+                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here it would not. Write "
+                    "before the view is taken, or make the view a copy: v = t[...].copy()"
                 )
 
 

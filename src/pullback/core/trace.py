@@ -7,44 +7,56 @@ construction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 
 from pullback.core.context import context, levels, watch
-from pullback.core.primitive import Fused, Primitive
+from pullback.core.primitive import Fused, Params, Primitive
 from pullback.core.source import Source, user_line
 from pullback.core.tensor import Array, Tensor, View
-from pullback.errors import FreedError, PullbackError
+from pullback.errors import FreedError, LeavesTapeError, PullbackError
 
 
 class Trace:
-    """One level of tracing."""
+    """One level of tracing. A context: when it closes, its tensors can no longer be used."""
 
     differentiating: ClassVar[bool] = True
 
     def __init__(self, level: int | None = None) -> None:
         self.level = next(levels) if level is None else level
 
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self.__class__ = _Ended
+        # NumPy puts an error of its own in place of ours when a tensor is assigned to an element of an array.
+        if isinstance(error, ValueError) and isinstance(error.__cause__, LeavesTapeError):
+            raise error.__cause__ from None
+
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         """Applies a primitive to arguments of which at least one belongs to this trace."""
         raise NotImplementedError
 
-    def backward(self, y: Tensor, cotangent: Array | None, retain: bool) -> None:
-        raise PullbackError(
-            "backward() is for tensors made by pb.tensor; inside pb.grad and its kin, the transform does it"
-        )
+    def node_of(self, y: Any) -> Any:
+        """What this trace knows of a value: its node or its tangent; None where it knows nothing."""
+        return y._node if isinstance(y, Tensor) and y._trace is self else None
 
-    def end(self) -> None:
-        """Ends the trace: its tensors can no longer be used."""
-        self.__class__ = _Ended
+    def lower(self, y: Any) -> Any:
+        """A value as the outer traces see it."""
+        return y._value if isinstance(y, Tensor) and y._trace is self else y
+
+    def backward(self, y: Tensor, cotangent: Array | None, retain: bool) -> None:
+        raise PullbackError("backward() is for tensors made by pb.tensor; inside pb.grad, the transform does it")
 
 
 class _Ended(Trace):
     """A trace whose transform has returned."""
 
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> NoReturn:
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> NoReturn:
         raise FreedError(
             f"{primitive.name} at {user_line()} uses a tensor of a pb.grad, pb.vjp or pb.jvp that has ended; "
             "return what you need from the function (has_aux=True), or keep t.value"
@@ -54,36 +66,29 @@ class _Ended(Trace):
 class Forward(Trace):
     """Forward mode: a tensor's node is its tangent."""
 
-    def lift(self, value: Array, tangent: Array) -> Tensor:
-        """An input of this trace with its tangent."""
-        return Tensor(value, self, tangent)
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-        mine = [isinstance(arg, Tensor) and arg._trace is self for arg in args]
-        values = [
-            arg._value if own else np.asarray(arg) if isinstance(arg, list | tuple) else arg
-            for arg, own in zip(args, mine, strict=True)
-        ]
-        tangents: list[Any] = [arg._node if own else None for arg, own in zip(args, mine, strict=True)]
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
+        values = [np.asarray(arg) if isinstance(arg, list | tuple) else self.lower(arg) for arg in args]
         if not primitive.differentiable or context.barrier > self.level:
             return primitive(*values, **params)
-        if isinstance(primitive, Fused) and primitive.jvp is None:
-            return primitive.open(args, params)
-        y = primitive(*values, **params)
-        if all(t is None for t in tangents):
-            tangent = None
-        elif isinstance(primitive, Fused):
+        tangents = [self.node_of(arg) for arg in args]
+        tangent = None
+        if isinstance(primitive, Fused):
+            if primitive.jvp is None:
+                return primitive.open(args, params)
+            y = primitive(*values, **params)
             filled = [np.zeros_like(v) if t is None else t for t, v in zip(tangents, values, strict=True)]
-            tangent = primitive.jvp(tuple(values), tuple(filled))  # type: ignore[misc]
+            tangent = primitive.jvp(tuple(values), tuple(filled))
+            if type(y) is tuple:
+                return tuple(Tensor(part, self, t) for part, t in zip(y, tangent, strict=True))
         else:
-            tangent = primitive.push(tangents, values, y, params)
-        if type(y) is tuple:
-            return tuple(Tensor(part, self, tangent and tangent[k]) for k, part in enumerate(y))
+            y = primitive(*values, **params)
+            if any(t is not None for t in tangents):
+                tangent = primitive.push(tangents, values, y, params)
         if tangent is not None and tangent.dtype != y.dtype:
             tangent = tangent.astype(y.dtype)
-        result = Tensor(y, self, tangent)
         if context.watch:
             watch(primitive, values, y, "forward", user_line())
+        result = Tensor(y, self, tangent)
         if primitive.view:
             View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
         return result
@@ -96,7 +101,7 @@ class Step(NamedTuple):
     primitive: Primitive
     inputs: tuple[Any, ...]  # the place of an earlier step or input (where refers is True), or a constant
     refers: tuple[bool, ...]
-    params: dict[str, Any]
+    params: Params
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     nbytes: int
@@ -104,35 +109,31 @@ class Step(NamedTuple):
 
 
 class Recording(Trace):
-    """The outermost trace: notes every application in order, those of inner tapes' backward rules included."""
+    """The outermost trace: notes every application in order, those of inner tapes' backward rules included.
+
+    A tensor's node is its place: inputs come first, then the outputs of the steps.
+    """
 
     differentiating = False
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.inputs = 0
+        self.places = itertools.count(inputs)
         self.steps: list[Step] = []
 
-    def lift(self, value: Array) -> Tensor:
-        """An input of the recording."""
-        self.inputs += 1
-        return Tensor(value, self, self.inputs - 1)  # type: ignore[arg-type]
-
-    def apply(self, primitive: Primitive, args: Sequence[Array], params: dict[str, Any]) -> Any:
-        own = [isinstance(arg, Tensor) and arg._trace is self for arg in args]
-        values = [arg._value if mine else arg for arg, mine in zip(args, own, strict=True)]
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
+        values = [self.lower(arg) for arg in args]
+        places = [self.node_of(arg) for arg in args]
         y = primitive.fn(*values, **params)
-        parts = y if type(y) is tuple else (y,)
-        refers = tuple(mine and arg._node is not None for arg, mine in zip(args, own, strict=True))
-        inputs = tuple(arg._node if known else value for arg, value, known in zip(args, values, refers, strict=True))
         results = []
-        for part in parts:
-            index = self.inputs + len(self.steps)
+        for part in y if type(y) is tuple else (y,):
             part = np.asarray(part)[()]
-            self.steps.append(
-                Step(index, primitive, inputs, refers, params, part.shape, part.dtype, part.nbytes, user_line())
-            )
-            results.append(Tensor(part, self, index))  # type: ignore[arg-type]
+            place = next(self.places)
+            inputs = tuple(value if k is None else k for value, k in zip(values, places, strict=True))
+            refers = tuple(k is not None for k in places)
+            step = Step(place, primitive, inputs, refers, params, part.shape, part.dtype, part.nbytes, user_line())
+            self.steps.append(step)
+            results.append(Tensor(part, self, place))
         return tuple(results) if type(y) is tuple else results[0]
 
 

@@ -45,7 +45,7 @@ elementwise(np.fmod, 1, lambda x1, x2: -np.trunc(x1 / x2), domain=(0.6, 2.0))
 elementwise(np.hypot, lambda x1, y: ratio(x1, y), lambda x2, y: ratio(x2, y), domain=(0.5, 2.0))
 elementwise(np.float_power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0))
 elementwise(np.ldexp, lambda x1, x2: np.ldexp(np.ones_like(x1), x2), 0)
-elementwise(np.copysign, lambda x1, x2: np.copysign(1.0, x1) * np.copysign(1.0, x2), 0)
+elementwise(np.copysign, lambda x1, x2: np.copysign(1.0, x1) * np.copysign(1.0, x2), 0, domain=(0.3, 2.0))
 elementwise(np.nextafter, 1, 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from pullback.core import tree
 from pullback.core.source import user_line
 from pullback.core.tape import Leaf, Tape, fit_cotangent, not_differentiable
 from pullback.core.tensor import Array, Tensor
-from pullback.core.trace import Forward, Trace
+from pullback.core.trace import Forward
 from pullback.errors import DtypeError, IndependentWarning, NonScalarError, ShapeError, TreeError
 
 Function = Callable[..., Any]
@@ -51,24 +51,16 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0, *, has_aux: bo
 
     @functools.wraps(f)
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
-        tape = Tape()
-        try:
-            lifted, leaves, structures = _lift(tape, args, numbers)
+        with Tape() as tape:
+            lifted, inputs = _lift(tape, args, numbers)
             result = f(*lifted, **kwargs)
             y, aux = _with_aux(result) if has_aux else (result, None)
             _check_scalar(y, f)
-            gradients: dict[Leaf, Array] = {}
-            if isinstance(y, Tensor) and y._trace is tape and y._node is not None:
-                gradients = tape.pull([(y._node, np.ones(y.shape, y.dtype)[()])], free=True)
-            _warn_independent(f, numbers, leaves, gradients)
-            value = _lower(tape, y)
-            aux = tree.map(lambda leaf: _lower(tape, leaf), aux)
-        finally:
-            tape.end()
-        found = tuple(
-            structure.unflatten(_gradient(gradients, leaf) for leaf in column)
-            for structure, column in zip(structures, leaves, strict=True)
-        )
+            node = tape.node_of(y)
+            gradients = {} if node is None else tape.pull([(node, np.ones(y.shape, y.dtype)[()])], free=True)
+            _warn_independent(f, numbers, inputs, gradients)
+            value, aux = tape.lower(y), tree.map(tape.lower, aux)
+        found = tuple(each.gradient(gradients) for each in inputs)
         return ((value, aux) if has_aux else value), (found[0] if isinstance(argnums, int) else found)
 
     return value_and_gradient
@@ -80,15 +72,10 @@ def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
     `pullback(cotangent)` takes a pytree like `out` and returns one gradient for each primal; it may be called again
     and again.
     """
-    tape = Tape()
-    try:
-        lifted, leaves, structures = _lift(tape, primals, range(len(primals)))
+    with Tape() as tape:
+        lifted, inputs = _lift(tape, primals, range(len(primals)))
         outputs, out_structure = tree.flatten(f(*lifted))
-        values = [_lower(tape, y) for y in outputs]
-        nodes = [y._node if isinstance(y, Tensor) and y._trace is tape else None for y in outputs]
-    finally:
-        tape.end()
-    walker = Tape()  # the walk needs no trace of its own; the ended one refuses leaked tensors
+        values, nodes = [tape.lower(y) for y in outputs], [tape.node_of(y) for y in outputs]
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         given, structure = tree.flatten(cotangent)
@@ -97,17 +84,13 @@ def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
                 f"pullback: expected a cotangent like the output, with leaves {out_structure.paths()}, "
                 f"got {structure.paths()}"
             )
-        fitted = [
-            fit_cotangent(g, np.shape(y), getattr(y, "dtype", None) or np.float64)
-            for g, y in zip(given, values, strict=True)
+        seeds = [
+            (node, fit_cotangent(g, node.shape, node.dtype))
+            for node, g in zip(nodes, given, strict=True)
+            if node is not None
         ]
-        gradients = walker.pull(
-            [(node, g) for node, g in zip(nodes, fitted, strict=True) if node is not None], free=False
-        )
-        return tuple(
-            structure.unflatten(_gradient(gradients, leaf) for leaf in column)
-            for structure, column in zip(structures, leaves, strict=True)
-        )
+        gradients = Tape().pull(seeds, free=False)
+        return tuple(each.gradient(gradients) for each in inputs)
 
     return out_structure.unflatten(values), pullback
 
@@ -121,37 +104,12 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
     """
     if len(primals) != len(tangents):
         raise TreeError(f"jvp: {len(primals)} primals but {len(tangents)} tangents")
-    trace = Forward()
-    try:
-        lifted = []
-        for number, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
-            values, structure = tree.flatten(primal)
-            directions, other = tree.flatten(tangent)
-            if structure != other:
-                raise TreeError(
-                    f"jvp: the tangent of argument {number} has leaves {other.paths()}, the primal {structure.paths()}"
-                )
-            pairs = []
-            for path, value, direction in zip(structure.paths(), values, directions, strict=True):
-                value = as_differentiable(value, number, path)
-                direction = direction if isinstance(direction, Tensor) else np.asarray(direction, value.dtype)
-                if direction.shape != value.shape:
-                    raise ShapeError(
-                        _name(number, path), f"expected a tangent of shape {value.shape}, got {direction.shape}"
-                    )
-                pairs.append(trace.lift(value, direction))
-            lifted.append(structure.unflatten(pairs))
+    with Forward() as trace:
+        lifted = [_pair(trace, number, *pair) for number, pair in enumerate(zip(primals, tangents, strict=True))]
         outputs, structure = tree.flatten(f(*lifted))
-        values = [_lower(trace, y) for y in outputs]
-        out_tangents = [
-            y._node
-            if isinstance(y, Tensor) and y._trace is trace and y._node is not None
-            else np.zeros_like(_lower(trace, y))
-            for y in outputs
-        ]
-    finally:
-        trace.end()
-    return structure.unflatten(values), structure.unflatten(out_tangents)
+        values, pushed = [trace.lower(y) for y in outputs], [trace.node_of(y) for y in outputs]
+    filled = [np.zeros_like(y) if t is None else t for y, t in zip(values, pushed, strict=True)]
+    return structure.unflatten(values), structure.unflatten(filled)
 
 
 # -- in and out of a trace -------------------------------------------------------------------------------------------
@@ -173,35 +131,51 @@ def _name(number: int, path: str) -> str:
     return f"argument {number}" + (f" at {path}" if path else "")
 
 
-def _lift(
-    tape: Tape, args: Sequence[Any], numbers: Sequence[int]
-) -> tuple[list[Any], list[list[Leaf]], list[tree.Structure]]:
+class _Input(NamedTuple):
+    """An argument on the tape."""
+
+    leaves: list[Any]
+    structure: tree.Structure
+
+    def gradient(self, gradients: dict[Leaf, Array]) -> Any:
+        """The gradient in the structure of the argument, zero where nothing arrived."""
+        return self.structure.unflatten(
+            gradients[leaf] if leaf in gradients else np.zeros(leaf.shape, leaf.dtype)[()] for leaf in self.leaves
+        )
+
+
+def _lift(tape: Tape, args: Sequence[Any], numbers: Sequence[int]) -> tuple[list[Any], list[_Input]]:
     """The arguments with the leaves of those to differentiate put on the tape."""
-    lifted, columns, structures = list(args), [], []
+    lifted, inputs = list(args), []
     for number in numbers:
-        try:
-            values, structure = tree.flatten(args[number])
-        except IndexError:
-            raise TreeError(
-                f"argnums names argument {number}, but f was called with {len(args)} positional arguments"
-            ) from None
+        if not -len(args) <= number < len(args):
+            raise TreeError(f"argnums names argument {number}, but f was called with {len(args)} positional arguments")
+        values, structure = tree.flatten(args[number])
         tensors = [
             tape.lift(as_differentiable(value, number, path), guard=_name(number, path))
             for value, path in zip(values, structure.paths(), strict=True)
         ]
         lifted[number] = structure.unflatten(tensors)
-        columns.append([tensor._node for tensor in tensors])
-        structures.append(structure)
-    return lifted, columns, structures  # type: ignore[return-value]
+        inputs.append(_Input([tensor._node for tensor in tensors], structure))
+    return lifted, inputs
 
 
-def _lower(trace: Trace, y: Any) -> Any:
-    return y._value if isinstance(y, Tensor) and y._trace is trace else y
-
-
-def _gradient(gradients: dict[Leaf, Array], leaf: Leaf) -> Array:
-    g = gradients.get(leaf)
-    return np.zeros(leaf.shape, leaf.dtype)[()] if g is None else g
+def _pair(trace: Forward, number: int, primal: Any, tangent: Any) -> Any:
+    """An argument on the forward trace, each leaf with its tangent."""
+    values, structure = tree.flatten(primal)
+    directions, other = tree.flatten(tangent)
+    if structure != other:
+        raise TreeError(
+            f"jvp: the tangent of argument {number} has leaves {other.paths()}, its primal {structure.paths()}"
+        )
+    pairs = []
+    for path, value, t in zip(structure.paths(), values, directions, strict=True):
+        value = as_differentiable(value, number, path)
+        t = t if isinstance(t, Tensor) else np.asarray(t, value.dtype)
+        if t.shape != value.shape:
+            raise ShapeError(_name(number, path), f"expected a tangent of shape {value.shape}, got {t.shape}")
+        pairs.append(Tensor(value, trace, t))
+    return structure.unflatten(pairs)
 
 
 def _with_aux(result: Any) -> tuple[Any, Any]:
@@ -224,14 +198,13 @@ def _check_scalar(y: Any, f: Function) -> None:
         raise DtypeError(not_differentiable(f"the result of {name}", dtype))
 
 
-def _warn_independent(
-    f: Function, numbers: Sequence[int], columns: list[list[Leaf]], gradients: dict[Leaf, Array]
-) -> None:
-    for number, leaves in zip(numbers, columns, strict=True):
-        if leaves and not any(leaf in gradients for leaf in leaves):
+def _warn_independent(f: Function, numbers: Sequence[int], inputs: list[_Input], gradients: dict[Leaf, Array]) -> None:
+    for number, (leaves, _) in zip(numbers, inputs, strict=True):
+        if leaves and gradients.keys().isdisjoint(leaves):
             warnings.warn(
-                f"the result of {getattr(f, '__name__', 'f')} does not depend on argument {number}: its gradient is zero. "
-                f"Was the value taken off the tape (t.value, stop_gradient), or the argument not used? Called at {user_line()}",
+                f"the result of {getattr(f, '__name__', 'f')} does not depend on argument {number}: its gradient is "
+                "zero. Was the value taken off the tape (t.value, stop_gradient), or the argument not used? "
+                f"Called at {user_line()}",
                 IndependentWarning,
                 stacklevel=3,
             )

@@ -43,21 +43,12 @@ def _short(x: Any) -> str:
 def record(f: Callable[..., Any], *args: Any) -> Record:
     """Runs `f(*args)` once and notes every application of a primitive, those of backward rules and optimisers
     included."""
-    trace = Recording()
     leaves, structure = tree.flatten(args)
-    paths = [path for path, leaf in zip(structure.paths(), leaves, strict=True) if _is_array(leaf)]
-    lifted = structure.unflatten(
-        [
-            trace.lift(leaf if isinstance(leaf, Tensor) else np.asarray(leaf)[()]) if _is_array(leaf) else leaf
-            for leaf in leaves
-        ]
-    )
-    try:
-        result = tree.map(lambda y: y._value if isinstance(y, Tensor) and y._trace is trace else y, f(*lifted))
-    finally:
-        trace.end()
-    return Record(paths, trace.steps, result)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray | np.generic | float | Tensor)
+    arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | np.generic | float | Tensor)]
+    paths = structure.paths()
+    with Recording(len(arrays)) as trace:
+        for place, k in enumerate(arrays):
+            value = leaves[k] if isinstance(leaves[k], Tensor) else np.asarray(leaves[k])[()]
+            leaves[k] = Tensor(value, trace, place)
+        result = tree.map(trace.lower, f(*structure.unflatten(leaves)))
+    return Record([paths[k] for k in arrays], trace.steps, result)
