@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pullback.data import Normalise, RandomCrop, RandomFlip
+from pullback.errors import ConfigError, DataError
+
+
+class Fixed:
+    """Stands in for a generator and returns the offsets that a test wants."""
+
+    def __init__(self, rows: list[int], columns: list[int]) -> None:
+        self.offsets = np.array([rows, columns])
+
+    def integers(self, low: int, high: int, size: tuple[int, int]) -> np.ndarray:
+        assert (low, size) == (0, self.offsets.shape)
+        assert self.offsets.max() < high
+        return self.offsets
+
+
+@pytest.mark.parametrize("mode", ["reflect", "zero"])
+@given(
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+    channels=st.sampled_from([1, 3, 4]),
+    padding=st.integers(0, 4),
+    seed=st.integers(0, 100),
+)
+def test_crop_is_a_window_of_numpys_padding(mode, height, width, channels, padding, seed) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (5, height, width, channels), dtype=np.uint8)
+    if mode == "reflect" and padding >= min(height, width):
+        with pytest.raises(DataError, match=f"padding of at most {min(height, width) - 1}, or mode='zero'"):
+            RandomCrop(padding, mode)(images, rng)
+        return
+    rows, columns = rng.integers(0, 2 * padding + 1, (2, 5)).tolist()
+    cropped = RandomCrop(padding, mode)(images, Fixed(rows, columns))
+    border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(images, border, mode="reflect" if mode == "reflect" else "constant")
+    for image, window, row, column in zip(padded, cropped, rows, columns, strict=True):
+        np.testing.assert_array_equal(window, image[row : row + height, column : column + width])
+    assert cropped.dtype == np.uint8
+    assert cropped.flags.c_contiguous
+
+
+def test_crop_reaches_every_offset_equally_often(rng) -> None:
+    image = np.arange(25, dtype=np.uint8).reshape(1, 5, 5, 1)
+    cropped = RandomCrop(2)(np.repeat(image, 5000, axis=0), rng)
+    corners, counts = np.unique(cropped[:, 2, 2, 0], return_counts=True)
+    assert len(corners) == 25
+    # 200 expected each; five standard deviations of a binomial count.
+    assert (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
+
+
+def test_flip_mirrors_half_of_the_images_left_to_right(rng) -> None:
+    images = rng.integers(0, 256, (2000, 3, 5, 3), dtype=np.uint8)
+    before = images.copy()
+    flipped = RandomFlip()(images, rng)
+    np.testing.assert_array_equal(images, before)
+    mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    kept = (flipped == images).all(axis=(1, 2, 3))
+    assert (mirrored ^ kept).all()
+    assert 900 < mirrored.sum() < 1100
+
+
+@pytest.mark.parametrize("augment", [RandomFlip(), RandomCrop(2), RandomCrop(2, "zero")])
+def test_augmentation_takes_read_only_images_and_repeats_with_the_seed(augment, rng) -> None:
+    images = rng.integers(0, 256, (10, 6, 6, 3), dtype=np.uint8)
+    images.flags.writeable = False
+    once, again, other = (augment(images, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert (once != other).any()
+    assert once.flags.writeable
+
+
+@pytest.mark.parametrize("options", [{"padding": -1}, {"mode": "wrap"}])
+def test_crop_refuses_wrong_options(options) -> None:
+    with pytest.raises(ConfigError, match="RandomCrop"):
+        RandomCrop(**options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_follows_its_formula(channels, rng) -> None:
+    images = rng.integers(0, 256, (4, 3, 5, channels), dtype=np.uint8)
+    mean, std = rng.random((2, channels)) + 0.1
+    result = Normalise(tuple(mean), tuple(std))(images)
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    np.testing.assert_allclose(result, (images.astype(np.float64) / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+
+
+def test_normalise_fits_mean_and_standard_deviation(rng) -> None:
+    images = rng.integers(0, 256, (1100, 3, 4, 2), dtype=np.uint8)
+    images[..., 1] //= 3
+    fitted = Normalise.fit(images)
+    scaled = images.astype(np.float64) / 255
+    np.testing.assert_allclose(fitted.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(fitted.std, scaled.std(axis=(0, 1, 2)), rtol=1e-12)
+    normalised = fitted(images).astype(np.float64)
+    np.testing.assert_allclose(normalised.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(normalised.std(axis=(0, 1, 2)), 1, atol=1e-5)
+    assert all(type(number) is float for number in fitted.mean + fitted.std)
+
+
+def test_a_constant_channel_is_left_unscaled_and_a_tiny_variance_is_exact() -> None:
+    images = np.full((1000, 10, 10, 2), 255, np.uint8)
+    images[0, 0, 0, 1] = 254
+    fitted = Normalise.fit(images)
+    assert fitted.mean[0] == 1.0
+    assert fitted.std[0] == 1.0
+    np.testing.assert_allclose(fitted.std[1], np.sqrt(1e-5 - 1e-10) / 255, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (-1.0,)), ((np.nan,), (1.0,)), ((), ())]
+)
+def test_normalise_refuses_wrong_numbers(mean, std) -> None:
+    with pytest.raises(ConfigError, match="one finite mean and one positive std per channel"):
+        Normalise(mean, std)
+
+
+def test_normalise_refuses_other_channels() -> None:
+    with pytest.raises(DataError, match=r"has 3 channels, but the images \(2, 4, 4, 1\) have 1"):
+        Normalise((0.5,) * 3, (0.5,) * 3)(np.zeros((2, 4, 4, 1), np.uint8))
