@@ -1,0 +1,140 @@
+"""Transformations that remember past gradients: momentum, RMSprop's mean square, Adam's two moments.
+
+The moving averages are written with augmented assignments on arrays made in the same function: a step of a large
+network is bound by memory, and each temporary less is a pass over all parameters less.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pullback.core import tree
+from pullback.core.tensor import Array
+from pullback.optim.transform import (
+    Params,
+    State,
+    Transform,
+    Updates,
+    first_step,
+    identity,
+    in_dtype_of,
+    next_step,
+    require,
+)
+
+
+class TraceState(NamedTuple):
+    trace: Updates
+
+
+def trace(decay: float, nesterov: bool = False) -> Transform:
+    """Momentum: a decaying sum of the gradients.
+
+        m <- g + decay * m
+        u <- m                    (Polyak, 1964)
+        u <- g + decay * m        (nesterov; Sutskever et al., "On the importance of initialization and momentum", 2013)
+
+    The sum is of raw gradients and the learning rate is applied afterwards, as in PyTorch; in Sutskever et al. the
+    learning rate is inside the sum, which differs only where the rate changes between steps. With decay 0 nothing is
+    remembered.
+    """
+    require(0 <= decay < 1, "a momentum in [0, 1)", decay)
+    if decay == 0:
+        return identity()
+
+    def init(params: Params) -> State:
+        return TraceState(tree.map(np.zeros_like, params))
+
+    def update(updates: Updates, state: TraceState, params: Params) -> tuple[Updates, State]:
+        new = tree.map(lambda g, m: _add_scaled(g, m, decay), updates, state.trace)
+        steps = tree.map(lambda g, m: _add_scaled(g, m, decay), updates, new) if nesterov else new
+        return steps, TraceState(new)
+
+    return Transform(init, update)
+
+
+class RmsState(NamedTuple):
+    mean_square: Updates
+
+
+def scale_by_rms(decay: float = 0.99, eps: float = 1e-8) -> Transform:
+    """Divides by a moving root mean square of the gradient.
+
+        v <- decay * v + (1 - decay) * g^2
+        u <- g / (sqrt(v) + eps)
+
+    Tieleman and Hinton, "Lecture 6.5: RMSprop" (2012), which states decay 0.9 and no eps. As in PyTorch, v starts at
+    0 and eps is added outside the root (optax adds it inside).
+    """
+    require(0 <= decay < 1, "rmsprop's decay in [0, 1)", decay)
+
+    def init(params: Params) -> State:
+        return RmsState(tree.map(np.zeros_like, params))
+
+    def update(updates: Updates, state: RmsState, params: Params) -> tuple[Updates, State]:
+        mean_square = tree.map(lambda v, g: _moving_average(v, g * g, decay), state.mean_square, updates)
+        return tree.map(lambda g, v: g / (np.sqrt(v) + eps), updates, mean_square), RmsState(mean_square)
+
+    return Transform(init, update)
+
+
+class AdamState(NamedTuple):
+    count: Array  # steps done, a 0-d int64 array
+    mean: Updates
+    mean_square: Updates
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
+    """Adam's direction: the mean of the gradient over its root mean square, both corrected for their start at 0.
+
+        t <- t + 1
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g^2
+        u <- (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The fraction is multiplied
+    through by 1 - b1^t, so that the corrections are scalars and save passes over the parameters: u = m / (sqrt(v) *
+    (1 - b1^t) / sqrt(1 - b2^t) + eps * (1 - b1^t)), the same to rounding. (The faster form that the paper gives in
+    its section 2 does not scale eps, and so differs in the first steps.)
+    """
+    require(0 <= b1 < 1, "adam's b1 in [0, 1)", b1)
+    require(0 <= b2 < 1, "adam's b2 in [0, 1)", b2)
+
+    def init(params: Params) -> State:
+        return AdamState(first_step(), tree.map(np.zeros_like, params), tree.map(np.zeros_like, params))
+
+    def update(updates: Updates, state: AdamState, params: Params) -> tuple[Updates, State]:
+        count = next_step(state.count)
+        mean = tree.map(lambda m, g: _moving_average(m, g, b1), state.mean, updates)
+        mean_square = tree.map(lambda v, g: _moving_average(v, g * g, b2), state.mean_square, updates)
+        correction = 1.0 - b1**count
+        scale = correction / np.sqrt(1.0 - b2**count)
+        steps = tree.map(lambda m, v: _over_root(m, v, scale, eps * correction), mean, mean_square)
+        return steps, AdamState(count, mean, mean_square)
+
+    return Transform(init, update)
+
+
+def _add_scaled(g: Array, m: Array, decay: float) -> Array:
+    """g + decay * m."""
+    total = m * decay
+    total += g
+    return total
+
+
+def _moving_average(average: Array, new: Array, decay: float) -> Array:
+    """decay * average + (1 - decay) * new, as average + (1 - decay) * (new - average)."""
+    moved = new - average
+    moved *= 1.0 - decay
+    moved += average
+    return moved
+
+
+def _over_root(m: Array, v: Array, scale: Any, eps: Any) -> Array:
+    """m / (scale * sqrt(v) + eps)."""
+    denominator = np.sqrt(v)
+    denominator *= in_dtype_of(v, scale)
+    denominator += in_dtype_of(v, eps)
+    return m / denominator
