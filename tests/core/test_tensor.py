@@ -1,4 +1,5 @@
-"""The imperative face, NumPy's protocols on tensors, in-place writes, and what happens when a value would leave the tape."""
+"""The imperative face, NumPy's protocols on tensors, in-place writes, and what happens when a value would leave the
+tape."""
 
 from __future__ import annotations
 
@@ -196,7 +197,9 @@ def test_ufunc_at_and_out() -> None:
         np.multiply(y, x, out=z)
         return np.sum(z)
 
-    np.testing.assert_allclose(pb.grad(f)(np.array([1.0, 2.0, 3.0, 4.0])), [2 * 2 * 1 + 2 * 2 - 3, 2 * 1 + 2 * 3, 2 * 2 - 1, 0])
+    np.testing.assert_allclose(
+        pb.grad(f)(np.array([1.0, 2.0, 3.0, 4.0])), [2 * 2 * 1 + 2 * 2 - 3, 2 * 1 + 2 * 3, 2 * 2 - 1, 0]
+    )
 
 
 def test_float32_stays_float32_in_place() -> None:
@@ -316,7 +319,8 @@ def test_leaving_the_tape_is_refused_with_the_line_and_the_mend(escape: Any, men
     assert any(f":{line + k} in {escape.__name__}" in str(error.value) for k in (1, 2))
     with pytest.raises((pb.LeavesTapeError, ValueError)) as error:
         escape(pb.tensor(1.0))
-    # NumPy puts an error of its own before ours in `a[0] = t`; the traceback shows both, and transforms show ours alone.
+    # NumPy puts an error of its own before ours in `a[0] = t`; the traceback shows both, and transforms show ours
+    # alone.
     assert isinstance(error.value.__cause__ or error.value, pb.LeavesTapeError)
 
 

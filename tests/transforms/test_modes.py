@@ -58,15 +58,25 @@ def test_every_mixture_of_orders() -> None:
         np.testing.assert_allclose(third(x), exact[3].imag)
     np.testing.assert_allclose(pb.grad(pb.grad(h))(x), exact[4].imag)
     np.testing.assert_allclose(pb.jacobian(d(f))(x), exact[2].imag)
-    np.testing.assert_allclose(pb.jacobian(lambda x: pb.jacobian(f, mode="forward")(x), mode="forward")(x), exact[2].imag)
+    np.testing.assert_allclose(
+        pb.jacobian(lambda x: pb.jacobian(f, mode="forward")(x), mode="forward")(x), exact[2].imag
+    )
 
 
-def test_no_confusion_of_perturbations() -> None:
+def _reverse(f: Any, x: Any) -> Any:
+    return pb.grad(f)(x)
+
+
+def _forward(f: Any, x: Any) -> Any:
+    return pb.jvp(f, (x,), (1.0,))[1]
+
+
+@pytest.mark.parametrize("outer", [_reverse, _forward])
+@pytest.mark.parametrize("inner", [_reverse, _forward])
+def test_no_confusion_of_perturbations(outer: Any, inner: Any) -> None:
     # d/dx (x * d/dy (x + y)) = 1: the derivative of Siskind and Pearlmutter (2005).
-    for outer in (lambda f: pb.grad(f)(1.0), lambda f: pb.jvp(f, (1.0,), (1.0,))[1]):
-        for inner in (lambda f, y: pb.grad(f)(y), lambda f, y: pb.jvp(f, (y,), (1.0,))[1]):
-            assert outer(lambda x: x * inner(lambda y: x + y, 1.0)) == 1.0
-            assert outer(lambda x: x * inner(lambda y: x * y, 2.0)) == 2.0
+    assert outer(lambda x: x * inner(lambda y: x + y, 1.0), 1.0) == 1.0
+    assert outer(lambda x: x * inner(lambda y: x * y, 2.0), 1.0) == 2.0
 
 
 def test_an_imperative_tensor_inside_a_transform() -> None:
@@ -79,7 +89,9 @@ def test_an_imperative_tensor_inside_a_transform() -> None:
 @pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
 def test_jacobian(mode: Any) -> None:
     a = np.random.default_rng(0).normal(size=(3, 2))
-    j = pb.jacobian(lambda x: {"y": np.sin(a @ x["u"]), "z": x["v"] * 2}, mode=mode)({"u": np.ones(2), "v": np.ones((2, 2))})
+    j = pb.jacobian(lambda x: {"y": np.sin(a @ x["u"]), "z": x["v"] * 2}, mode=mode)(
+        {"u": np.ones(2), "v": np.ones((2, 2))}
+    )
     np.testing.assert_allclose(j["y"]["u"], np.cos(a @ np.ones(2))[:, None] * a)
     assert j["y"]["v"].shape == (3, 2, 2)
     assert not j["y"]["v"].any()
@@ -108,14 +120,32 @@ def test_hessian_and_hvp() -> None:
 
 
 # -- random programs ---------------------------------------------------------------------------------------------------
-_UNARY = [np.sin, np.tanh, np.exp, lambda x: x * x, lambda x: 1 / (2 + x * x), lambda x: -x, lambda x: np.log(2 + x * x)]
-_BINARY = [np.add, np.multiply, np.subtract, np.maximum, lambda a, b: np.arctan2(a, 3 + b * b), lambda a, b: a / (1 + b * b)]
+_UNARY = [
+    np.sin,
+    np.tanh,
+    np.exp,
+    lambda x: x * x,
+    lambda x: 1 / (2 + x * x),
+    lambda x: -x,
+    lambda x: np.log(2 + x * x),
+]
+_BINARY = [
+    np.add,
+    np.multiply,
+    np.subtract,
+    np.maximum,
+    lambda a, b: np.arctan2(a, 3 + b * b),
+    lambda a, b: a / (1 + b * b),
+]
 _SHAPE = [
-    lambda x: x[::-1], lambda x: np.cumsum(x), lambda x: np.roll(x, 1), lambda x: np.outer(x, x).sum(0), lambda x: x - np.mean(x),
+    lambda x: x[::-1], lambda x: np.cumsum(x), lambda x: np.roll(x, 1), lambda x: np.outer(x, x).sum(0),
+    lambda x: x - np.mean(x),
     lambda x: np.sort(x), lambda x: np.where(x > 0, x, 0.1 * x), lambda x: x[[0, 0, 2]],
 ]  # fmt: skip
 _programs = st.lists(
-    st.tuples(st.sampled_from("ubs"), st.integers(0, 100), st.integers(0, 100), st.integers(0, 100)), min_size=1, max_size=12
+    st.tuples(st.sampled_from("ubs"), st.integers(0, 100), st.integers(0, 100), st.integers(0, 100)),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -190,17 +220,13 @@ def test_custom_with_several_inputs_and_outputs() -> None:
         return (a * b, a + b), (a, b)
 
     def backward(saved: Any, g: Any) -> Any:
-        a, b = saved
+        _, b = saved
         return g[0] * b + g[1], None
 
     f = pb.custom(forward, backward)
-    ga, gb = pb.grad(lambda a, b: f(a, b)[0] * 2 + f(a, b)[1], argnums=(0, 1))(3.0, 5.0) if False else _both(f)
-    assert (ga, gb) == (11.0, 0.0)
-
-
-def _both(f: Any) -> Any:
     with pytest.warns(pb.IndependentWarning, match="argument 1"):
-        return pb.grad(lambda a, b: np.sum(f(a, b)[0] * 2 + f(a, b)[1]), argnums=(0, 1))(3.0, 5.0)
+        gradients = pb.grad(lambda a, b: f(a, b)[0] * 2 + f(a, b)[1], argnums=(0, 1))(3.0, 5.0)
+    assert gradients == (11.0, 0.0)
 
 
 def test_custom_mistakes_are_named() -> None:
@@ -301,7 +327,7 @@ def test_integers_are_refused() -> None:
             pb.grad(lambda x: np.sum(x * 1.0))(bad)
     with pytest.raises(pb.DtypeError, match=r"argument 0 at \['n'\].*int64"):
         pb.grad(lambda p: p["x"])({"x": 1.0, "n": np.array(3)})
-    with pytest.raises(pb.DtypeError, match="integer|int64"):
+    with pytest.raises(pb.DtypeError, match="int64"):
         pb.jacobian(lambda x: x)(np.arange(3))
 
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from pullback.core import tree
 from pullback.core.tensor import RULES, UFUNC_METHODS, Array, Tensor
 from pullback.errors import NoRuleError, PullbackError, ShapeError
 
@@ -311,9 +312,13 @@ class Fused(Primitive):
     def _make_plan(self, tracked: list[int], count: int) -> Plan:
         return Plan((), tuple, tuple(tracked), (), count)
 
+    def run(self, values: Sequence[Array], params: Params) -> tuple[Array, Any]:
+        """The output, and what the backward needs."""
+        return _whole(f"{self.name}.forward", self.forward, tuple(values), params)  # type: ignore[no-any-return]
+
     def gradients(self, saved: Any, g: Array, plan: Plan, params: Params) -> list[Array | None]:
         """What the backward returns for the inputs of the plan."""
-        every = self.backward(saved, g, **params)
+        every = _whole(f"{self.name}.backward", self.backward, (saved, g), params)
         if len(every) != plan.arity:
             raise ShapeError(self.name, f"backward returned {len(every)} gradients for {plan.arity} inputs")
         return [every[i] for i in plan.inputs]
@@ -325,21 +330,28 @@ class Fused(Primitive):
         return self.reference(*args, **params)
 
 
+def _whole(name: str, fn: Function, args: tuple[Any, ...], params: Params) -> Any:
+    """Calls one half of a fused primitive; where only a recording looks on, as a single step of it."""
+    leaves, structure = tree.flatten(args)
+    traces = [leaf._trace for leaf in leaves if isinstance(leaf, Tensor)]
+    if not traces or any(trace.differentiating for trace in traces):
+        return fn(*args, **params)
+    form: list[tree.Structure] = []
+
+    def on_leaves(*leaves: Array, **params: Any) -> tuple[Array, ...]:
+        results, result_form = tree.flatten(fn(*structure.unflatten(leaves), **params))
+        form.append(result_form)
+        return tuple(results)
+
+    results = Untracked(on_leaves, name=name, register=False)(*leaves, **params)
+    return form[0].unflatten(results)
+
+
 class Untracked(Primitive):
     """A function whose result has no derivative at all: comparisons, positions, predicates."""
 
     kind = "untracked"
     differentiable = False
-
-
-elementwise, linear, multilinear, selection, fused, untracked = (
-    Elementwise,
-    Linear,
-    Multilinear,
-    Selection,
-    Fused,
-    Untracked,
-)
 
 
 def implements(*functions: Any) -> Callable[[Function], Function]:

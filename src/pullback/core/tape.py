@@ -137,7 +137,7 @@ class Tape(Trace):
 
     def _run_fused(self, primitive: Any, values: list[Array], outer: bool, params: Params) -> tuple[Any, Any]:
         """The output of a fused primitive and what it saved."""
-        y, saved = primitive.forward(*values, **params)
+        y, saved = primitive.run(values, params)
         if any(self.node_of(part) is not None for part in (y if type(y) is tuple else (y,))):
             raise LeavesTapeError(
                 f"{primitive.name} uses a tracked value that is not one of its arguments: make it one"

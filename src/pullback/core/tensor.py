@@ -283,7 +283,7 @@ class View:
             if np.shares_memory(other._view.shadow, region):
                 raise AliasError(
                     f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another, of shape "
-                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here it would not. Write "
+                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here not. Write "
                     "before the view is taken, or make the view a copy: v = t[...].copy()"
                 )
 
@@ -292,7 +292,7 @@ class View:
 def _no_rule(name: str) -> str:
     return (
         f"{name} has no derivative rule (called at {user_line()}). Declare one: "
-        "pullback.core.primitive.elementwise, linear, multilinear, selection or fused for a new primitive, "
+        "Elementwise, Linear, Multilinear, Selection or Fused of pullback.core.primitive for a new primitive, "
         "implements for a composition of functions that have one (docs/adding-a-primitive.md); "
         "or leave the tape on purpose with t.value."
     )

@@ -127,7 +127,11 @@ class Recording(Trace):
         y = primitive.fn(*values, **params)
         results = []
         for part in y if type(y) is tuple else (y,):
-            part = np.asarray(part)[()]
+            if not isinstance(
+                part, np.ndarray | np.generic
+            ):  # a number or an option among what a fused primitive saves
+                results.append(part)
+                continue
             place = next(self.places)
             inputs = tuple(value if k is None else k for value, k in zip(values, places, strict=True))
             refers = tuple(k is not None for k in places)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Multilinear, multilinear
+from pullback.core.primitive import Multilinear
 from pullback.core.tensor import Array
 from pullback.errors import ShapeError
 from pullback.rules.windows import Padding, Pair, Tap, output_size, taps
@@ -100,7 +100,7 @@ def _conv2d_weight_adjoint(
     return np.moveaxis(total, 2, 3).reshape(shape)
 
 
-conv2d: Multilinear = multilinear(
+conv2d: Multilinear = Multilinear(
     _conv2d,
     lambda g, w, shape, stride, padding, groups: conv2d_input_adjoint(
         g, w, size=shape[1:3], stride=stride, padding=padding, groups=groups
@@ -110,7 +110,7 @@ conv2d: Multilinear = multilinear(
     ),
     name="conv2d",
 )
-conv2d_input_adjoint: Multilinear = multilinear(
+conv2d_input_adjoint: Multilinear = Multilinear(
     _conv2d_input_adjoint,
     lambda g, w, stride, padding, groups: conv2d(g, w, stride=stride, padding=padding, groups=groups),
     lambda g, v, shape, stride, padding, groups: conv2d_weight_adjoint(
@@ -118,7 +118,7 @@ conv2d_input_adjoint: Multilinear = multilinear(
     ),
     name="conv2d_input_adjoint",
 )
-conv2d_weight_adjoint: Multilinear = multilinear(
+conv2d_weight_adjoint: Multilinear = Multilinear(
     _conv2d_weight_adjoint,
     lambda g, v, shape, stride, padding, groups: conv2d_input_adjoint(
         v, g, size=shape[1:3], stride=stride, padding=padding, groups=groups

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pullback.core.primitive import elementwise, implements, linear, unbroadcast, untracked
+from pullback.core.primitive import Elementwise, Linear, Untracked, implements, unbroadcast
 from pullback.core.tensor import Array, plain_value
 
 _ufunc: Any
@@ -28,25 +28,25 @@ def _share(mine: Array, y: Array, other: Array) -> Array:
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------
-elementwise(np.add, 1, 1)
-elementwise(np.subtract, 1, -1)
-elementwise(np.multiply, lambda x2: x2, lambda x1: x1)
-elementwise(np.divide, lambda x2: 1 / x2, lambda x2, y: -y / x2, domain=(0.5, 2.0))
-elementwise(np.negative, -1)
-elementwise(np.positive, 1)
-elementwise(np.absolute, lambda x: np.sign(x))
-elementwise(np.fabs, lambda x: np.sign(x))
-elementwise(np.square, lambda x: 2 * x)
-elementwise(np.sqrt, lambda y: 0.5 / y, domain=(0.2, 3.0))
-elementwise(np.cbrt, lambda y: 1 / (3 * np.square(y)), domain=(0.2, 3.0))
-elementwise(np.reciprocal, lambda y: -np.square(y), domain=(0.5, 2.0))
-elementwise(np.remainder, 1, lambda x1, x2: -np.floor(x1 / x2), domain=(0.6, 2.0))
-elementwise(np.fmod, 1, lambda x1, x2: -np.trunc(x1 / x2), domain=(0.6, 2.0))
-elementwise(np.hypot, lambda x1, y: ratio(x1, y), lambda x2, y: ratio(x2, y), domain=(0.5, 2.0))
-elementwise(np.float_power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0))
-elementwise(np.ldexp, lambda x1, x2: np.ldexp(np.ones_like(x1), x2), 0)
-elementwise(np.copysign, lambda x1, x2: np.copysign(1.0, x1) * np.copysign(1.0, x2), 0, domain=(0.3, 2.0))
-elementwise(np.nextafter, 1, 0)
+Elementwise(np.add, 1, 1)
+Elementwise(np.subtract, 1, -1)
+Elementwise(np.multiply, lambda x2: x2, lambda x1: x1)
+Elementwise(np.divide, lambda x2: 1 / x2, lambda x2, y: -y / x2, domain=(0.5, 2.0))
+Elementwise(np.negative, -1)
+Elementwise(np.positive, 1)
+Elementwise(np.absolute, lambda x: np.sign(x))
+Elementwise(np.fabs, lambda x: np.sign(x))
+Elementwise(np.square, lambda x: 2 * x)
+Elementwise(np.sqrt, lambda y: 0.5 / y, domain=(0.2, 3.0))
+Elementwise(np.cbrt, lambda y: 1 / (3 * np.square(y)), domain=(0.2, 3.0))
+Elementwise(np.reciprocal, lambda y: -np.square(y), domain=(0.5, 2.0))
+Elementwise(np.remainder, 1, lambda x1, x2: -np.floor(x1 / x2), domain=(0.6, 2.0))
+Elementwise(np.fmod, 1, lambda x1, x2: -np.trunc(x1 / x2), domain=(0.6, 2.0))
+Elementwise(np.hypot, lambda x1, y: ratio(x1, y), lambda x2, y: ratio(x2, y), domain=(0.5, 2.0))
+Elementwise(np.float_power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0))
+Elementwise(np.ldexp, lambda x1, x2: np.ldexp(np.ones_like(x1), x2), 0)
+Elementwise(np.copysign, lambda x1, x2: np.copysign(1.0, x1) * np.copysign(1.0, x2), 0, domain=(0.3, 2.0))
+Elementwise(np.nextafter, 1, 0)
 
 
 def _power_base(x1: Array, x2: Array) -> Array:
@@ -64,10 +64,10 @@ def _power_constant(x: Array, *, exponent: float) -> Array:
     return np.power(x, exponent)
 
 
-power = elementwise(
+power = Elementwise(
     np.power, lambda x1, x2: _power_base(x1, x2), lambda x1, y: _power_exponent(x1, y), domain=(0.5, 2.0)
 )
-power_constant = elementwise(
+power_constant = Elementwise(
     _power_constant, lambda x, exponent: exponent * np.power(x, exponent - 1), name="power_constant", domain=(0.5, 2.0)
 )
 
@@ -98,63 +98,63 @@ def _frexp(x: Array) -> tuple[Array, Any]:
 
 
 # -- exponentials and logarithms -------------------------------------------------------------------------------------
-elementwise(np.exp, lambda y: y)
-elementwise(np.exp2, lambda y: y * LN2)
-elementwise(np.expm1, lambda x: np.exp(x))
-elementwise(np.log, lambda x: 1 / x, domain=(0.2, 3.0))
-elementwise(np.log2, lambda x: 1 / (x * LN2), domain=(0.2, 3.0))
-elementwise(np.log10, lambda x: 1 / (x * LN10), domain=(0.2, 3.0))
-elementwise(np.log1p, lambda x: 1 / (1 + x), domain=(-0.5, 3.0))
-elementwise(
+Elementwise(np.exp, lambda y: y)
+Elementwise(np.exp2, lambda y: y * LN2)
+Elementwise(np.expm1, lambda x: np.exp(x))
+Elementwise(np.log, lambda x: 1 / x, domain=(0.2, 3.0))
+Elementwise(np.log2, lambda x: 1 / (x * LN2), domain=(0.2, 3.0))
+Elementwise(np.log10, lambda x: 1 / (x * LN10), domain=(0.2, 3.0))
+Elementwise(np.log1p, lambda x: 1 / (1 + x), domain=(-0.5, 3.0))
+Elementwise(
     np.logaddexp,
     lambda x1, y: np.exp(np.where(x1 == y, 0.0, x1 - y)),
     lambda x2, y: np.exp(np.where(x2 == y, 0.0, x2 - y)),
 )
-elementwise(
+Elementwise(
     np.logaddexp2,
     lambda x1, y: np.exp2(np.where(x1 == y, 0.0, x1 - y)),
     lambda x2, y: np.exp2(np.where(x2 == y, 0.0, x2 - y)),
 )
 
 # -- trigonometry ----------------------------------------------------------------------------------------------------
-elementwise(np.sin, lambda x: np.cos(x))
-elementwise(np.cos, lambda x: -np.sin(x))
-elementwise(np.tan, lambda y: 1 + np.square(y), domain=(-1.0, 1.0))
-elementwise(np.arcsin, lambda x: 1 / np.sqrt(1 - np.square(x)), domain=(-0.8, 0.8))
-elementwise(np.arccos, lambda x: -1 / np.sqrt(1 - np.square(x)), domain=(-0.8, 0.8))
-elementwise(np.arctan, lambda x: 1 / (1 + np.square(x)))
-elementwise(
+Elementwise(np.sin, lambda x: np.cos(x))
+Elementwise(np.cos, lambda x: -np.sin(x))
+Elementwise(np.tan, lambda y: 1 + np.square(y), domain=(-1.0, 1.0))
+Elementwise(np.arcsin, lambda x: 1 / np.sqrt(1 - np.square(x)), domain=(-0.8, 0.8))
+Elementwise(np.arccos, lambda x: -1 / np.sqrt(1 - np.square(x)), domain=(-0.8, 0.8))
+Elementwise(np.arctan, lambda x: 1 / (1 + np.square(x)))
+Elementwise(
     np.arctan2,
     lambda x1, x2: x2 / (np.square(x1) + np.square(x2)),
     lambda x1, x2: -x1 / (np.square(x1) + np.square(x2)),
     domain=(0.5, 2.0),
 )
-elementwise(np.sinh, lambda x: np.cosh(x))
-elementwise(np.cosh, lambda x: np.sinh(x))
-elementwise(np.tanh, lambda y: 1 - np.square(y))
-elementwise(np.arcsinh, lambda x: 1 / np.sqrt(np.square(x) + 1))
-elementwise(np.arccosh, lambda x: 1 / np.sqrt(np.square(x) - 1), domain=(1.5, 3.0))
-elementwise(np.arctanh, lambda x: 1 / (1 - np.square(x)), domain=(-0.8, 0.8))
+Elementwise(np.sinh, lambda x: np.cosh(x))
+Elementwise(np.cosh, lambda x: np.sinh(x))
+Elementwise(np.tanh, lambda y: 1 - np.square(y))
+Elementwise(np.arcsinh, lambda x: 1 / np.sqrt(np.square(x) + 1))
+Elementwise(np.arccosh, lambda x: 1 / np.sqrt(np.square(x) - 1), domain=(1.5, 3.0))
+Elementwise(np.arctanh, lambda x: 1 / (1 - np.square(x)), domain=(-0.8, 0.8))
 for _ufunc in (np.degrees, np.rad2deg):
-    elementwise(_ufunc, 180 / math.pi)
+    Elementwise(_ufunc, 180 / math.pi)
 for _ufunc in (np.radians, np.deg2rad):
-    elementwise(_ufunc, math.pi / 180)
+    Elementwise(_ufunc, math.pi / 180)
 
 # -- selections between two arguments, and steps ---------------------------------------------------------------------
 for _ufunc in (np.maximum, np.minimum):
-    elementwise(_ufunc, lambda x1, x2, y: _share(x1, y, x2), lambda x1, x2, y: _share(x2, y, x1))
+    Elementwise(_ufunc, lambda x1, x2, y: _share(x1, y, x2), lambda x1, x2, y: _share(x2, y, x1))
 for _ufunc in (np.fmax, np.fmin):  # these pass over a NaN
-    elementwise(
+    Elementwise(
         _ufunc,
         lambda x1, x2, y: np.where((x1 == y) & (x2 == y), 0.5, x1 == y),
         lambda x1, x2, y: np.where((x1 == y) & (x2 == y), 0.5, x2 == y),
     )
 for _ufunc in (np.floor, np.ceil, np.trunc, np.rint, np.sign, np.spacing):
-    elementwise(_ufunc, 0)
-elementwise(np.floor_divide, 0, 0, domain=(0.6, 2.0))
-elementwise(np.heaviside, 0, lambda x1: x1 == 0)
+    Elementwise(_ufunc, 0)
+Elementwise(np.floor_divide, 0, 0, domain=(0.6, 2.0))
+Elementwise(np.heaviside, 0, lambda x1: x1 == 0)
 
-where = linear(
+where = Linear(
     lambda condition, x1, x2: np.where(condition, x1, x2),
     None,
     lambda g, condition, shape: unbroadcast(np.where(condition, g, 0.0), shape),
@@ -189,4 +189,4 @@ for _ufunc in (
     np.logical_and, np.logical_or, np.logical_xor, np.logical_not,
     np.isfinite, np.isinf, np.isnan, np.signbit,
 ):  # fmt: skip
-    untracked(_ufunc)
+    Untracked(_ufunc)

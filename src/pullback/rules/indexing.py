@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from pullback.core.primitive import Linear, implements, linear, unbroadcast
+from pullback.core.primitive import Linear, implements, unbroadcast
 from pullback.core.tensor import Array, Tensor, plain_value
 from pullback.errors import NoRuleError
 from pullback.rules.linear import axes_of
@@ -107,16 +107,14 @@ def _written(g: Array, positions: Any, template: Template, shape: tuple[int, ...
     return unbroadcast(part, shape)
 
 
-getitem: Linear = linear(
+getitem: Linear = Linear(
     _getitem,
     lambda g, others, template, shape: index_add(g, *others, template=template, size=shape),
     name="getitem",
     view=True,
 )
-index_add: Linear = linear(
-    _index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add"
-)
-index_update: Linear = linear(
+index_add: Linear = Linear(_index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add")
+index_update: Linear = Linear(
     _index_update,
     lambda g, others, template: _zeroed(g, others[1:], template),
     lambda g, others, template, shape: _written(g, others[1:], template, shape),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pullback.core.primitive import Multilinear, fused, implements, multilinear, unbroadcast
+from pullback.core.primitive import Fused, Multilinear, implements, unbroadcast
 from pullback.core.tensor import RULES, Array
 from pullback.errors import NoRuleError
 from pullback.rules.elementwise import ratio
@@ -33,7 +33,7 @@ def _matmul_right(g: Array, a: Array, shape: tuple[int, ...]) -> Array:
     return unbroadcast(np.matmul(np.swapaxes(a, -1, -2), g), shape)
 
 
-matmul = multilinear(_matmul, _matmul_left, _matmul_right, name="matmul")
+matmul = Multilinear(_matmul, _matmul_left, _matmul_right, name="matmul")
 
 
 @implements(np.matmul)
@@ -146,7 +146,7 @@ def _einsum_adjoint(
     return einsum(*operands, inputs=tuple(terms), output=target)
 
 
-einsum: Multilinear = multilinear(_einsum, _einsum_adjoint, name="einsum")
+einsum: Multilinear = Multilinear(_einsum, _einsum_adjoint, name="einsum")
 
 
 @implements(np.einsum)
@@ -205,7 +205,7 @@ def _norm_reference(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array
     return np.where(zero, 0.0, np.sqrt(np.where(zero, 1.0, total)))
 
 
-euclidean_norm = fused(_norm_forward, _norm_backward, _norm_reference, name="euclidean_norm")
+euclidean_norm = Fused(_norm_forward, _norm_backward, _norm_reference, name="euclidean_norm")
 
 
 @implements(np.linalg.norm)

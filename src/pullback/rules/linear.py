@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from pullback.core.primitive import implements, linear, unbroadcast
+from pullback.core.primitive import Linear, implements, unbroadcast
 from pullback.core.tensor import RULES, Array, Tensor, plain_value
 from pullback.errors import NoRuleError
 
@@ -49,13 +49,13 @@ def _cumsum(x: Array, *, axis: int) -> Array:
     return np.cumsum(x, axis=axis)
 
 
-sum_ = linear(_sum, lambda g, shape, axis, keepdims: spread(g, shape, axis, keepdims), name="sum")
-mean = linear(
+sum_ = Linear(_sum, lambda g, shape, axis, keepdims: spread(g, shape, axis, keepdims), name="sum")
+mean = Linear(
     _mean,
     lambda g, shape, axis, keepdims: spread(g / math.prod(shape[k] for k in axis), shape, axis, keepdims),
     name="mean",
 )
-cumsum = linear(_cumsum, lambda g, axis: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis), name="cumsum")
+cumsum = Linear(_cumsum, lambda g, axis: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis), name="cumsum")
 
 
 @implements(np.sum, (np.add, "reduce"))
@@ -170,20 +170,20 @@ def _astype(x: Array, *, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
-reshape = linear(
+reshape = Linear(
     lambda x, *, new_shape: np.reshape(x, new_shape), lambda g, shape: np.reshape(g, shape), name="reshape", view=True
 )
-transpose = linear(
+transpose = Linear(
     _transpose, lambda g, axes: np.transpose(g, tuple(np.argsort(axes).tolist())), name="transpose", view=True
 )
-broadcast_to = linear(
+broadcast_to = Linear(
     lambda x, *, new_shape: np.broadcast_to(x, new_shape),
     lambda g, shape: unbroadcast(g, shape),
     name="broadcast_to",
     view=True,
 )
-astype = linear(_astype, lambda g: g, name="astype")  # the tape itself returns the cotangent to the input's dtype
-copy = linear(lambda x: np.array(x, copy=True), lambda g: g, name="copy")
+astype = Linear(_astype, lambda g: g, name="astype")  # the tape itself returns the cotangent to the input's dtype
+copy = Linear(lambda x: np.array(x, copy=True), lambda g: g, name="copy")
 
 
 @implements(np.reshape)
@@ -295,7 +295,7 @@ def _concatenate(*arrays: Array, axis: int, offsets: tuple[int, ...]) -> Array:
     return np.concatenate(arrays, axis=axis)
 
 
-concatenate = linear(
+concatenate = Linear(
     _concatenate,
     lambda g, i, axis, offsets: g[(*(slice(None),) * axis, slice(offsets[i], offsets[i + 1]))],
     name="concatenate",

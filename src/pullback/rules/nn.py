@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pullback.core.primitive import elementwise, fused
+from pullback.core.primitive import Elementwise, Fused
 from pullback.core.tensor import Array
 from pullback.core.trace import stop_gradient
 
@@ -78,10 +78,10 @@ _ERFC_DENOMINATOR = (
     3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
 )  # fmt: skip
 
-relu = elementwise(_relu, lambda y: y > 0, name="relu")
-sigmoid = elementwise(_sigmoid, lambda y: y * (1.0 - y), name="sigmoid")
-softplus = elementwise(_softplus, lambda x: sigmoid(x), name="softplus")
-erf = elementwise(_erf, lambda x: 2.0 / math.sqrt(math.pi) * np.exp(-x * x), name="erf")
+relu = Elementwise(_relu, lambda y: y > 0, name="relu")
+sigmoid = Elementwise(_sigmoid, lambda y: y * (1.0 - y), name="sigmoid")
+softplus = Elementwise(_softplus, lambda x: sigmoid(x), name="softplus")
+erf = Elementwise(_erf, lambda x: 2.0 / math.sqrt(math.pi) * np.exp(-x * x), name="erf")
 
 
 # -- softmax -----------------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ def _rows(x: Array) -> int:
     return math.prod(x.shape[:-1])
 
 
-softmax = fused(_softmax_forward, _softmax_backward, _softmax_reference, name="softmax")
-log_softmax = fused(_log_softmax_forward, _log_softmax_backward, _log_softmax_reference, name="log_softmax")
-softmax_cross_entropy = fused(
+softmax = Fused(_softmax_forward, _softmax_backward, _softmax_reference, name="softmax")
+log_softmax = Fused(_log_softmax_forward, _log_softmax_backward, _log_softmax_reference, name="log_softmax")
+softmax_cross_entropy = Fused(
     _cross_entropy_forward, _cross_entropy_backward, _cross_entropy_reference, name="softmax_cross_entropy"
 )
 
@@ -218,7 +218,7 @@ def _column_sums(rows: Array) -> Any:
     return (np.ones(len(rows), rows.dtype) @ rows).astype(np.float64)
 
 
-batch_norm = fused(_batch_norm_forward, _batch_norm_backward, _batch_norm_reference, name="batch_norm")
+batch_norm = Fused(_batch_norm_forward, _batch_norm_backward, _batch_norm_reference, name="batch_norm")
 
 
 # -- layer normalisation -----------------------------------------------------------------------------------
@@ -249,4 +249,4 @@ def _layer_norm_reference(x: Array, gamma: Array, beta: Array, *, eps: float = 1
     return centred / np.sqrt(variance + eps) * gamma + beta
 
 
-layer_norm = fused(_layer_norm_forward, _layer_norm_backward, _layer_norm_reference, name="layer_norm")
+layer_norm = Fused(_layer_norm_forward, _layer_norm_backward, _layer_norm_reference, name="layer_norm")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Linear, linear, selection
+from pullback.core.primitive import Linear, Selection
 from pullback.core.tensor import Array, plain_value
 from pullback.errors import ShapeError
 from pullback.rules.windows import Padding, Pair, output_size, taps
@@ -88,21 +88,21 @@ def _avg_pool2d_adjoint(
     return x
 
 
-max_pool2d_route: Linear = linear(
+max_pool2d_route: Linear = Linear(
     _max_pool2d_route,
     lambda g, shape, choice, window, stride, padding: max_pool2d_scatter(
         g, choice=choice, size=shape[1:3], window=window, stride=stride, padding=padding
     ),
     name="max_pool2d_route",
 )
-max_pool2d_scatter: Linear = linear(
+max_pool2d_scatter: Linear = Linear(
     _max_pool2d_scatter,
     lambda g, choice, window, stride, padding: max_pool2d_route(
         g, choice=choice, window=window, stride=stride, padding=padding
     ),
     name="max_pool2d_scatter",
 )
-max_pool2d = selection(
+max_pool2d = Selection(
     _max_pool2d,
     _first_largest,
     lambda x, s, window, stride, padding: max_pool2d_route(x, choice=s, window=window, stride=stride, padding=padding),
@@ -111,14 +111,14 @@ max_pool2d = selection(
     ),
     name="max_pool2d",
 )
-avg_pool2d: Linear = linear(
+avg_pool2d: Linear = Linear(
     _avg_pool2d,
     lambda g, shape, window, stride, padding, count_include_pad: avg_pool2d_adjoint(
         g, size=shape[1:3], window=window, stride=stride, padding=padding, count_include_pad=count_include_pad
     ),
     name="avg_pool2d",
 )
-avg_pool2d_adjoint: Linear = linear(
+avg_pool2d_adjoint: Linear = Linear(
     _avg_pool2d_adjoint,
     lambda g, window, stride, padding, count_include_pad: avg_pool2d(
         g, window=window, stride=stride, padding=padding, count_include_pad=count_include_pad

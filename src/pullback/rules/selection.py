@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pullback.core.primitive import implements, selection, untracked
+from pullback.core.primitive import Selection, Untracked, implements
 from pullback.core.tensor import RULES, Array
 from pullback.rules.linear import axes_of, refuse_options, spread
 
@@ -24,7 +24,7 @@ def _extremum(function: Any) -> Any:
     def reduce(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> Array:
         return function(x, axis=axis, keepdims=keepdims)
 
-    return selection(
+    return Selection(
         reduce,
         select=_shares,
         route=lambda x, s, axis, keepdims: np.sum(np.where(s > 0, x * s, 0.0), axis=axis, keepdims=keepdims),
@@ -69,7 +69,7 @@ def _partition(a: Array, kth: Any, axis: int | None = -1, kind: str = "introsele
 
 def _option_call(function: Any) -> Any:
     """A function of one array whose other arguments, in whatever place, are options."""
-    primitive = untracked(lambda x, **options: function(x, **options), name=function.__name__)
+    primitive = Untracked(lambda x, **options: function(x, **options), name=function.__name__)
 
     def call(a: Array, axis: Any = None, **options: Any) -> Any:
         return primitive(a, **({} if axis is None and function in _NO_AXIS else {"axis": axis}), **options)
@@ -107,6 +107,6 @@ def _isclose(a: Array, b: Array, rtol: float = 1e-5, atol: float = 1e-8, equal_n
     return _isclose_untracked(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
 
-_argpartition_untracked = untracked(lambda x, **options: np.argpartition(x, **options), name="argpartition")
-_searchsorted_untracked = untracked(lambda a, v, **options: np.searchsorted(a, v, **options), name="searchsorted")
-_isclose_untracked = untracked(lambda a, b, **options: np.isclose(a, b, **options), name="isclose")
+_argpartition_untracked = Untracked(lambda x, **options: np.argpartition(x, **options), name="argpartition")
+_searchsorted_untracked = Untracked(lambda a, v, **options: np.searchsorted(a, v, **options), name="searchsorted")
+_isclose_untracked = Untracked(lambda a, b, **options: np.isclose(a, b, **options), name="isclose")

@@ -1,4 +1,5 @@
-"""An independent judge of derivatives: differences of plain NumPy runs in float64, which know nothing of pullback's rules."""
+"""An independent judge of derivatives: differences of plain NumPy runs in float64, which know nothing of pullback's
+rules."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ Arrays = Sequence[np.ndarray[Any, Any]]
 
 
 def directional(f: Callable[..., Any], xs: Arrays, vs: Arrays, h: float = 1e-3) -> np.ndarray[Any, Any]:
-    """The derivative of f at xs along vs, by central differences of fourth order: error O(h^4) and rounding about 1e-13."""
+    """The derivative of f at xs along vs, by central differences of fourth order: error O(h^4) and rounding about
+    1e-13."""
 
     def at(t: float) -> Any:
         return np.asarray(f(*[x + t * v for x, v in zip(xs, vs, strict=True)]), dtype=np.float64)

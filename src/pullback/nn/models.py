@@ -1,0 +1,108 @@
+"""Networks by name. Each is a function of the shape of one example and the number of classes, and of its options."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pullback.nn.activations import ReLU
+from pullback.nn.containers import Flatten, Sequential
+from pullback.nn.conv import Conv2d
+from pullback.nn.linear import Linear
+from pullback.nn.module import Module
+from pullback.nn.norm import BatchNorm
+from pullback.nn.pool import GlobalAvgPool2d, MaxPool2d
+
+__all__ = ["MODELS", "cifar_cnn", "levels_cnn", "mlp"]
+
+
+def mlp(
+    input_shape: tuple[int, ...],
+    classes: int,
+    hidden: tuple[int, ...] = (100,),
+    *,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Sequential:
+    """Fully connected layers with ReLU between them, on the flattened input."""
+    rng = np.random.default_rng(seed)
+    widths = (math.prod(input_shape), *hidden)
+    layers: list[tuple[str, Module]] = [("flatten", Flatten())]
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        layers += [(f"hidden{i}", Linear(inputs, outputs, rng=rng, dtype=dtype)), (f"relu{i}", ReLU())]
+    layers.append(("output", Linear(widths[-1], classes, rng=rng, dtype=dtype)))
+    return _for_input(input_shape, layers)
+
+
+def cifar_cnn(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
+) -> Sequential:
+    """3x3 convolutions with batch norm and ReLU, five times with a 3x3 max pool of stride 2, then a linear layer.
+
+    Channels: 64, pool, 128, pool, 256, 256, pool, 512, 512, pool, 512, 512, pool.
+    """
+    rng = np.random.default_rng(seed)
+    height, width, channels = input_shape
+    layers: list[tuple[str, Module]] = []
+    for i, level in enumerate([(64,), (128,), (256, 256), (512, 512), (512, 512)]):
+        layers.append((f"level{i}", _level(channels, level, rng, dtype)))
+        layers.append((f"pool{i}", MaxPool2d(3, stride=2, padding=1)))
+        channels = level[-1]
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+    layers += [("flatten", Flatten()), ("output", Linear(height * width * channels, classes, rng=rng, dtype=dtype))]
+    return _for_input(input_shape, layers)
+
+
+def levels_cnn(
+    input_shape: tuple[int, ...] = (64, 64, 3),
+    classes: int = 10,
+    levels: tuple[int, ...] = (32, 64, 128),
+    repeats: int = 3,
+    extra: tuple[int, ...] = (),
+    *,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Sequential:
+    """Levels of convolution, batch norm and ReLU, 3x3 max pools of stride 2 between them, then the mean over pixels.
+
+    Args:
+        levels: the channels of each level.
+        repeats: convolutions in each level.
+        extra: channels of further levels, of as many convolutions, without a pool before them.
+    """
+    rng = np.random.default_rng(seed)
+    channels = input_shape[-1]
+    layers: list[tuple[str, Module]] = []
+    for i, outputs in enumerate((*levels, *extra)):
+        if 0 < i < len(levels):
+            layers.append((f"pool{i - 1}", MaxPool2d(3, stride=2, padding=1)))
+        layers.append((f"level{i}", _level(channels, (outputs,) * repeats, rng, dtype)))
+        channels = outputs
+    layers += [("mean", GlobalAvgPool2d()), ("output", Linear(channels, classes, rng=rng, dtype=dtype))]
+    return _for_input(input_shape, layers)
+
+
+MODELS: dict[str, Callable[..., Sequential]] = {"mlp": mlp, "cifar-cnn": cifar_cnn, "levels-cnn": levels_cnn}
+"""Networks by the names of the command line: `MODELS[name](input_shape, classes, seed=..., **options)`."""
+
+
+def _level(inputs: int, widths: tuple[int, ...], rng: np.random.Generator, dtype: Any) -> Sequential:
+    """3x3 convolutions of these widths, each followed by batch norm, whose shift makes a bias superfluous, and ReLU."""
+    layers: list[tuple[str, Module]] = []
+    for i, (before, after) in enumerate(itertools.pairwise((inputs, *widths))):
+        layers += [
+            (f"conv{i}", Conv2d(before, after, 3, padding=1, bias=False, rng=rng, dtype=dtype)),
+            (f"norm{i}", BatchNorm(after, dtype=dtype)),
+            (f"relu{i}", ReLU()),
+        ]
+    return Sequential(*layers)
+
+
+def _for_input(shape: tuple[int, ...], layers: list[tuple[str, Module]]) -> Sequential:
+    model = Sequential(*layers)
+    model.input_shape = tuple(shape)
+    return model
