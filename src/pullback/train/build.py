@@ -1,0 +1,129 @@
+"""From a configuration to the things that train: data, network, optimiser and batches."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pullback import data, optim
+from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, Splits
+from pullback.errors import DataError, RunError
+from pullback.nn.models import MODELS
+from pullback.train.config import Config, Facts, Settings
+from pullback.train.labelled import Recipe, load_labelled
+
+DEFAULT_EPOCHS = 10
+
+
+def measure(splits: Splits) -> Facts:
+    """The facts of the data that a run depends on. Raises DataError where its two parts do not fit together."""
+    train, test = splits
+    if train.image_shape != test.image_shape or train.classes != test.classes:
+        raise DataError(
+            f"{train.name}: the training images are {train.image_shape} in {len(train.classes)} classes, "
+            f"the validation images {test.image_shape} in {len(test.classes)}: expected the same."
+        )
+    normalise = Normalise.fit(train.images)
+    return Facts(
+        fingerprint=fingerprint(splits),
+        image_shape=train.image_shape,
+        classes=train.classes,
+        mean=normalise.mean,
+        std=normalise.std,
+    )
+
+
+def fingerprint(splits: Splits) -> str:
+    """SHA-256 over images, labels and class names, so that a run notices when its data have changed."""
+    digest = hashlib.sha256()
+    for dataset in splits:
+        for array in (dataset.images, dataset.labels):
+            digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            for block in np.array_split(array, max(1, array.nbytes >> 24)):  # a memory-mapped array is never read whole
+                digest.update(np.ascontiguousarray(block).data)
+        digest.update("\0".join(dataset.classes).encode())
+    return digest.hexdigest()
+
+
+def load_data(settings: Settings) -> Splits:
+    """The data that the settings name, or that a distillation left there. Raises DataError where they cannot be had."""
+    folder = Path(settings.data)
+    recipe = Recipe.read(folder)
+    if recipe is not None:
+        return load_labelled(folder, recipe, settings.image_size)
+    size = None if settings.image_size is None else (settings.image_size, settings.image_size)
+    return data.load(settings.data, size)
+
+
+def load_again(config: Config) -> Splits:
+    """The data of a run that was begun before. Raises RunError where they have changed since."""
+    splits = load_data(config.settings)
+    check_same(config, splits)
+    return splits
+
+
+def check_same(config: Config, splits: Splits) -> None:
+    """Raises RunError where `splits` are not the data that the run was begun with."""
+    if fingerprint(splits) != config.facts.fingerprint:
+        raise RunError(
+            f"the data {config.settings.data!r} have changed since the run began. "
+            f"Put them back as they were, or train again into another folder."
+        )
+
+
+def build_model(settings: Settings, image_shape: tuple[int, ...], classes: int) -> Any:
+    """The network for images `(H, W, C)`; its initial weights follow from the settings and their seed alone."""
+    name = "levels-cnn" if settings.model == "cnn" else settings.model
+    options: dict[str, dict[str, Any]] = {
+        "mlp": {"hidden": settings.hidden},
+        "levels-cnn": {"levels": settings.levels, "repeats": settings.repeats, "extra": settings.extra},
+    }
+    return MODELS[name](image_shape, classes, seed=settings.seed, **options.get(name, {}))
+
+
+def build_optimizer(settings: Settings, steps: int) -> tuple[optim.Transform, optim.Schedule]:
+    """The optimiser of a run of `steps` steps, and its learning rate as a function of the steps done."""
+    lr, decay = settings.lr, settings.weight_decay
+    schedules: dict[str, Callable[[], optim.Schedule]] = {
+        "constant": lambda: optim.constant(lr),
+        "cosine": lambda: optim.warmup_cosine(lr, round(settings.warmup * steps), steps),
+        "one-cycle": lambda: optim.one_cycle(lr, steps, settings.warmup),
+        "exponential": lambda: optim.exponential(lr, settings.decay, steps),
+        "staircase": lambda: optim.staircase(lr, settings.decay, math.ceil(steps / 3)),
+    }
+    schedule = schedules[settings.schedule]()
+    optimizers: dict[str, Callable[[], optim.Transform]] = {
+        "sgd": lambda: optim.sgd(schedule, momentum=settings.momentum, weight_decay=decay),
+        "rmsprop": lambda: optim.rmsprop(schedule, momentum=settings.momentum, weight_decay=decay),
+        "adam": lambda: optim.adam(schedule, weight_decay=decay),
+        "adamw": lambda: optim.adamw(schedule, weight_decay=decay),
+    }
+    return optimizers[settings.optimizer](), schedule
+
+
+def build_batches(settings: Settings, facts: Facts, train: Dataset) -> Batches:
+    """The training batches, each a function of the settings, the seed and its step alone."""
+    height = facts.image_shape[0]
+    augmentations: dict[str, Callable[[], Any]] = {
+        "flip": RandomFlip,
+        "crop": lambda: RandomCrop(padding=max(1, height // 8)),
+    }
+    augment = [augmentations[name]() for name in settings.augment]
+    return Batches(train, settings.batch_size, settings.seed, augment=tuple(augment), normalise=normalise(facts))
+
+
+def normalise(facts: Facts) -> Normalise:
+    """The normalisation by the training images' statistics."""
+    return Normalise(mean=facts.mean, std=facts.std)
+
+
+def run_length(settings: Settings, steps_per_epoch: int) -> int:
+    """Steps of training in the whole run."""
+    if settings.steps is not None:
+        return settings.steps
+    return math.ceil((settings.epochs or DEFAULT_EPOCHS) * steps_per_epoch)

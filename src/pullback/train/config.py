@@ -1,0 +1,206 @@
+"""The configuration of a run: the settings that a user chooses, and what was found in the data when the run began.
+It is kept as `config.toml` in the run folder, and is all that it takes to repeat the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+import types
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from pullback.errors import ConfigError, RunError
+from pullback.train.files import replace
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The network, the data, and how the one is trained on the other."""  # the heading of the options in `--help`
+
+    model: Literal["mlp", "cnn", "cifar-cnn", "levels-cnn"]
+    """Network; cnn is another name of levels-cnn. `pullback models` shows the layers of each."""
+    data: str = "digits"
+    """Data: digits, mnist, fashion-mnist, cifar10, or a folder that has one folder of images for each class."""
+    image_size: int | None = None
+    """Folders of images: side of the square that each image is resized to, pixels; where not given, all must be of one
+    size already."""
+    hidden: tuple[int, ...] = (100,)
+    """mlp: widths of the hidden layers, units."""
+    levels: tuple[int, ...] = (32, 64, 128)
+    """levels-cnn: channels of each level; a 3x3 max pool of stride 2 stands between two levels."""
+    repeats: int = 3
+    """levels-cnn: convolutions in each level."""
+    extra: tuple[int, ...] = ()
+    """levels-cnn: channels of further levels that are not pooled, such as 512,1024."""
+    optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
+    """Optimiser. Weight decay is decoupled in adamw, and an L2 penalty in the others."""
+    lr: float = 1e-3
+    """Learning rate; with a schedule, its highest value."""
+    momentum: float = 0.0
+    """sgd and rmsprop: momentum, between 0 and 1."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    schedule: Literal["constant", "cosine", "one-cycle", "exponential", "staircase"] = "constant"
+    """Learning rate over the run; cosine begins with a linear warm-up."""
+    warmup: float = 0.05
+    """cosine and one-cycle: part of the run in which the learning rate rises, between 0 and 1."""
+    decay: float = 0.1
+    """exponential: learning rate at the end over that at the start. staircase: factor after each third of the run."""
+    batch_size: int = 64
+    """Images in a step."""
+    steps: int | None = None
+    """Length of the run, steps."""
+    epochs: float | None = None
+    """Length of the run, passes over the training images; 10 where neither this nor --steps is given."""
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    """Random changes to the training images: flip (left to right), crop (shift by up to an eighth of the side)."""
+    eval_every: int | None = None
+    """Steps between two evaluations on the validation images; one epoch where not given."""
+    log_every: int = 10
+    """Steps between two rows of training metrics, each the mean since the row before."""
+    checkpoint_every: float = 60.0
+    """Longest time between two checkpoints, seconds; each evaluation makes one besides."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images, augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where a setting makes no sense whatever the data."""
+        hints = get_type_hints(Settings)
+        for name in ("model", "optimizer", "schedule"):
+            choose(name, getattr(self, name), get_args(hints[name]))
+        for change in self.augment:
+            choose("augmentation", change, get_args(get_args(hints["augment"])[0]))
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("steps and epochs both set the length of the run: give one of them.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float):
+                    _check_range(field.name, number)
+            owner, owners = _BELONGS_TO.get(field.name, ("", ()))
+            if owner and value != field.default and getattr(self, owner) not in owners:
+                given = getattr(self, owner)
+                raise ConfigError(f"{field.name} has no effect with {owner} {given!r}, only with {', '.join(owners)}.")
+
+
+_BELONGS_TO = {
+    "hidden": ("model", ("mlp",)),
+    "levels": ("model", ("levels-cnn", "cnn")),
+    "repeats": ("model", ("levels-cnn", "cnn")),
+    "extra": ("model", ("levels-cnn", "cnn")),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "warmup": ("schedule", ("cosine", "one-cycle")),
+    "decay": ("schedule", ("exponential", "staircase")),
+}
+_MAY_BE_ZERO = ("weight_decay", "checkpoint_every", "seed", "momentum", "warmup")
+_BELOW_ONE = ("momentum", "warmup")
+
+
+def _check_range(name: str, value: float) -> None:
+    low = "at least 0" if name in _MAY_BE_ZERO else "above 0"
+    high = " and below 1" if name in _BELOW_ONE else ""
+    if value < 0 or (value == 0 and name not in _MAY_BE_ZERO) or not value < (1 if name in _BELOW_ONE else math.inf):
+        raise ConfigError(f"{name}: expected a number {low}{high}, got {value}.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found in the data when the run began. A run is continued only with data of the same fingerprint."""
+
+    fingerprint: str
+    """SHA-256 over the images and labels, training and validation."""
+    image_shape: tuple[int, ...]
+    """Height, width and channels of an image."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the network's outputs."""
+    mean: tuple[float, ...]
+    """Mean of each channel over the training images, in units of 0 to 1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel over the training images, in units of 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines the metrics of a run."""
+
+    pullback: str
+    """The version of pullback that began the run."""
+    settings: Settings
+    facts: Facts
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write `config` as TOML, atomically. Settings that are None are left out."""
+    tables: dict[str, Any] = asdict(config)
+    tables["settings"] = {key: value for key, value in tables["settings"].items() if value is not None}
+    text = "# Everything that determines the metrics of this run. `pullback resume` goes by it.\n" + tomli_w.dumps(
+        tables
+    )
+    replace(path, text.encode())
+
+
+def read_config(path: Path) -> Config:
+    """Read `config.toml`.
+
+    Raises RunError where it is missing, ConfigError where it is no TOML, or a key is unknown, missing or ill-typed.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    config: Config = _build(Config, tables, f"{path}: ")
+    return config
+
+
+def choose(kind: str, name: str, choices: Iterable[str]) -> str:
+    """`name` itself where it is one of `choices`; else raises ConfigError, with the nearest as a suggestion."""
+    names = sorted(choices)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
+    """A dataclass from a TOML table, each value checked against the annotation of its field."""
+    hints = get_type_hints(kind)
+    for key in table:
+        try:
+            choose("key", key, hints)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+    for field in fields(kind):
+        if field.name not in table and field.default is not None:  # defaults may differ in another version
+            raise ConfigError(f"{where}the key {field.name!r} is missing.")
+    try:
+        return kind(**{key: _convert(hints[key], value, key, where) for key, value in table.items()})
+    except ConfigError as error:
+        raise error if str(error).startswith(where) else ConfigError(f"{where}{error}") from None
+
+
+def _convert(hint: Any, value: Any, key: str, where: str) -> Any:
+    if isinstance(hint, type) and hint not in (str, int, float):
+        if isinstance(value, dict):
+            return _build(hint, value, f"{where}[{key}] ")
+    elif get_origin(hint) is tuple:
+        if isinstance(value, list):
+            return tuple(_convert(get_args(hint)[0], item, key, where) for item in value)
+    elif get_origin(hint) in (Union, types.UnionType):
+        return _convert(get_args(hint)[0], value, key, where)  # TOML has no None
+    elif get_origin(hint) is Literal and isinstance(value, str):
+        return value  # the dataclass itself checks it
+    elif hint is float and type(value) is int:
+        return float(value)
+    elif type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint)).replace("tuple", "list")
+    raise ConfigError(f"{where}{key}: expected {name}, got {value!r}.")

@@ -1,0 +1,203 @@
+"""Distillation: a folder of images without labels and a pretrained teacher in, a small trained network out.
+Label, split, train, compare with the teacher; each part goes on where it was when the job is called again after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pullback.data import Splits
+from pullback.data.images import existing_folder
+from pullback.errors import ConfigError
+from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
+from pullback.train import files
+from pullback.train.config import Settings, read_config
+from pullback.train.evaluate import Evaluation, evaluate
+from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, load_labelled
+from pullback.train.loop import Result, fit, resume
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What came of a distillation; kept as `summary.json` in the run folder."""
+
+    run: str
+    """The run folder."""
+    folder: str
+    """The folder of images."""
+    teacher: str
+    """Name of the teacher."""
+    teacher_sha256: str
+    """SHA-256 of its file."""
+    classes: tuple[str, ...]
+    """The classes, in the order of the network's outputs."""
+    targets: Targets
+    """What the network was trained on: soft or hard labels."""
+    image_shape: tuple[int, ...]
+    """Height, width and channels of the network's input."""
+    train_images: int
+    """Images trained on."""
+    held_out_images: int
+    """Images kept out of training."""
+    skipped_images: int
+    """Images that could not be labelled, or not be read again; `labels/skipped.json` tells why."""
+    agreement: float | None
+    """Part of the held-out images of which network and teacher find the same class most probable, between 0 and 1."""
+    best_agreement: float | None
+    """The highest agreement at any evaluation. It was chosen by these very images, so that it flatters."""
+    loss: float | None
+    """Mean cross-entropy of the network with the targets of the held-out images, nats."""
+    class_agreement: dict[str, float]
+    """The agreement on the images of each of the teacher's classes."""
+    labelling_images_per_second: float
+    """Images labelled a second, with reading, resizing and writing."""
+    train_images_per_second: float
+    """Training images a second."""
+    train_seconds: float
+    """Time spent in training steps, seconds."""
+    step: int
+    """Training steps done."""
+    steps: int
+    """Training steps of the whole run."""
+    signal: int | None
+    """Number of the signal that ended the job early; None where it is complete."""
+    settings: dict[str, Any]
+    """The settings of the network and its training."""
+
+
+def distill(
+    folder: str | Path,
+    teacher: Teacher,
+    out: str | Path,
+    student: Settings,
+    *,
+    classes: str | Path | Iterable[str | int] | None = None,
+    targets: Targets = "soft",
+    held_out: float = 0.1,
+    interpolation: str = "bicubic",
+    workers: int | None = None,
+    quiet: bool = False,
+    on_labelling: Callable[[int, int], None] | None = None,
+) -> Distillation:
+    """Label the images of `folder` with `teacher`, train `student` on them, and compare the two on held-out images.
+
+    Called again with the same arguments it continues: no image is labelled twice, and training goes on from its last
+    checkpoint. Copies of one file are never both trained on and held out.
+
+    Args:
+        folder: images of any size and mode, in any tree. They are only read.
+        teacher: gives the labels.
+        out: the run folder, outside of `folder`.
+        student: the network and its training; `data` in it is ignored.
+        classes: restrict the labels to these (see `select_classes`); all of the teacher's if None.
+        targets: train on the teacher's probabilities ("soft") or on its most probable class ("hard").
+        held_out: part of the images to compare on, between 0 and 1.
+        interpolation: how images are resized, by Pillow's name.
+        workers: threads that label; the number of processors if None.
+        quiet: show no progress of the training.
+        on_labelling: called as `on_labelling(done, total)` while images are labelled.
+
+    Raises:
+        DataError: the folder cannot be used.
+        TeacherError: the teacher fails.
+        ConfigError: a setting is wrong, or is not that of the run in `out`.
+        RunError: `out` is in use or cannot be written, or its data have changed.
+    """
+    folder, out = existing_folder(folder).resolve(), Path(out)
+    recipe = Recipe(str(folder), targets, held_out, interpolation)
+    chosen = select_classes(teacher.classes, classes)
+    student = replace(student, data=str(out.resolve()))
+    _check_out(folder, out)
+    _check_same_job(out, recipe, student)
+    with files.locked(_made(out) / ".lock"):
+        labelling = label_folder(
+            folder,
+            teacher,
+            labels_folder(out),
+            classes=[c.index for c in chosen],
+            interpolation=interpolation,
+            workers=workers,
+            on_progress=on_labelling,
+        )
+        recipe.write(out)
+    splits = load_labelled(out, recipe, student.image_size)
+    begun = (out / "config.toml").exists()
+    result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
+    evaluation = evaluate(out, splits.test) if result.signal is None else None
+    summary = _summary(recipe, teacher, chosen, labelling, splits, result, evaluation, student)
+    files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
+    return summary
+
+
+def _check_out(folder: Path, out: Path) -> None:
+    """Before anything is made: the user's folder is only read."""
+    if out.resolve().is_relative_to(folder):
+        raise ConfigError(
+            f"{out} lies inside the folder of images, {folder}, which is only read: choose another place."
+        )
+
+
+def _check_same_job(out: Path, recipe: Recipe, student: Settings) -> None:
+    """Raises ConfigError where the run in `out` was begun with other settings; `label_folder` checks its own."""
+    pairs = []
+    before = Recipe.read(out)
+    if before is not None:
+        pairs.append((asdict(before), asdict(recipe)))
+    if (out / "config.toml").exists():
+        pairs.append((asdict(read_config(out / "config.toml").settings), asdict(student)))
+    for old, new in pairs:
+        for name in old:
+            if old[name] != new[name]:
+                raise ConfigError(
+                    f"{out} was begun with {name} {old[name]}, this asks for {new[name]}: "
+                    f"repeat the settings to continue it, or choose another folder."
+                )
+
+
+def _made(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.cannot_write(out, error) from error
+    return out
+
+
+def _summary(
+    recipe: Recipe,
+    teacher: Teacher,
+    classes: Sequence[ClassName],
+    labelling: Labelling,
+    splits: Splits,
+    result: Result,
+    evaluation: Evaluation | None,
+    student: Settings,
+) -> Distillation:
+    return Distillation(
+        run=result.run,
+        folder=recipe.folder,
+        teacher=str(teacher.spec.name),
+        teacher_sha256=teacher.sha256,
+        classes=class_names(classes),
+        targets=recipe.targets,
+        image_shape=splits.train.image_shape,
+        train_images=len(splits.train),
+        held_out_images=len(splits.test),
+        skipped_images=len(labelling.skipped) + len(splits.skipped),
+        agreement=evaluation.accuracy if evaluation else result.accuracy,
+        best_agreement=result.best_accuracy,
+        loss=evaluation.loss if evaluation else result.loss,
+        class_agreement=evaluation.class_accuracy if evaluation else {},
+        labelling_images_per_second=labelling.labels.images_per_second,
+        train_images_per_second=result.images_per_second,
+        train_seconds=result.train_seconds,
+        step=result.step,
+        steps=result.steps,
+        signal=result.signal,
+        settings=asdict(student),
+    )

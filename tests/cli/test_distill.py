@@ -1,0 +1,242 @@
+"""`pullback distill` from the command line: folder and teacher in, trained network out, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pullback.cli.main import main
+from pullback.teach import LabelTable
+
+CLASSES = ("red", "green", "blue")
+TEACHER = ["--teacher-mean", "128", "--teacher-std", "16"]
+STUDENT = [
+    "--levels",
+    "8",
+    "--repeats",
+    "1",
+    "--image-size",
+    "8",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.02",
+    "--augment",
+    "flip",
+]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """An ONNX file whose logits are the mean red, green and blue of the image."""
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["m"]), helper.make_node("Flatten", ["m"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 12])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    model = helper.make_model(
+        helper.make_graph(nodes, "rgb", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    path = tmp_path / "teacher" / "rgb.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model.SerializeToString())
+    (path.parent / "classes.txt").write_text("\n".join(CLASSES))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """120 images around a random colour each, of several sizes, and two files that are none."""
+    for index in range(120):
+        size = (8, 8, 3) if index % 3 else (20, 10, 3)
+        pixels = np.clip(rng.integers(0, 256, 3) + rng.integers(-20, 20, size), 0, 255)
+        path = tmp_path / "photos" / f"{index % 4}" / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (tmp_path / "photos" / "text.png").write_text("no image")
+    (tmp_path / "photos" / "empty.jpg").touch()
+    return tmp_path / "photos"
+
+
+def command(folder: Path, teacher: Path, out: Path, *options: str) -> list[str]:
+    return ["distill", str(folder), "--teacher", str(teacher), "--out", str(out), *TEACHER, *STUDENT, *options]
+
+
+def run_json(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("targets", ["soft", "hard"])
+def test_folder_to_network(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], targets: str
+) -> None:
+    out = tmp_path / "run"
+    result = run_json(
+        capsys, command(folder, teacher, out, "--epochs", "15", "--held-out", "0.3", "--targets", targets)
+    )
+    assert result["train_images"] + result["held_out_images"] == 120
+    assert 20 <= result["held_out_images"] <= 52
+    assert result["skipped_images"] == 2
+    assert (result["classes"], result["image_shape"], result["targets"]) == (list(CLASSES), [8, 8, 3], targets)
+    assert result["agreement"] > 0.75
+    assert set(result["class_agreement"]) <= set(CLASSES)
+    assert result == json.loads((out / "summary.json").read_text())
+    table = LabelTable(out / "labels")
+    colours = np.stack(
+        [
+            np.asarray(Image.open(folder / path).resize((12, 12), Image.Resampling.BICUBIC)).mean((0, 1))
+            for path in table.paths
+        ]
+    )
+    np.testing.assert_array_equal(table.labels, colours.argmax(axis=1))
+    image = Image.new("RGB", (8, 8), (20, 230, 30))
+    image.save(tmp_path / "green.png")
+    assert main(["predict", str(out), str(tmp_path / "green.png"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["label"] == "green"
+
+
+def test_text_for_people(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(folder, teacher, tmp_path / "run", "--steps", "3", "--classes", "green,red")) == 0
+    out, err = capsys.readouterr()
+    for part in (
+        "rgb, 2 classes, soft labels",
+        "2 skipped",
+        "3 of 3 steps",
+        "of the held-out images",
+        "pullback predict",
+    ):
+        assert part in out
+    assert "labelling 122 of 122 images" in err
+
+
+def test_the_same_command_again_does_nothing_twice(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(folder, teacher, tmp_path / "run", "--steps", "6", "--eval-every", "3")
+    first = run_json(capsys, arguments)
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    again = run_json(capsys, arguments)
+    assert again == first
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+    assert len(list((tmp_path / "run" / "labels").glob("*.parquet"))) == 1
+
+
+KILLED = """
+import os, signal, sys
+from pullback.cli.main import main
+replace, left = os.replace, int(sys.argv[1])
+def replace_or_die(source, target):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = replace_or_die
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_killed_between_any_two_files(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL before the first, third, fifth and last file is complete: labels and metrics as in the unbroken run."""
+    options = ("--steps", "6", "--eval-every", "2", "--checkpoint-every", "0")
+    whole = run_json(capsys, command(folder, teacher, tmp_path / "whole", *options))
+    arguments = command(folder, teacher, tmp_path / "broken", *options)
+    for write in (1, 3, 5, 5):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, str(write), *arguments], capture_output=True, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    broken = run_json(capsys, arguments)
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
+    assert metrics[0] == metrics[1]
+    assert (broken["agreement"], broken["loss"]) == (whole["agreement"], whole["loss"])
+    rows = [
+        LabelTable(tmp_path / name / "labels").rows.select(["path", "sha256", "label"]) for name in ("whole", "broken")
+    ]
+    assert rows[0].sort_by("path").equals(rows[1].sort_by("path"))
+
+
+def test_other_settings_in_the_same_run(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(command(folder, teacher, out, "--steps", "2")) == 0
+    for options, message in [
+        (["--steps", "3"], "was begun with steps 2, this asks for 3"),
+        (["--steps", "2", "--targets", "hard"], "was begun with targets soft, this asks for hard"),
+        (["--steps", "2", "--held-out", "0.5"], "was begun with held_out 0.1, this asks for 0.5"),
+        (["--steps", "2", "--classes", "red,blue"], "holds labels with 3 classes"),
+    ]:
+        capsys.readouterr()
+        assert main(command(folder, teacher, out, *options)) == 2
+        assert message in capsys.readouterr().err
+    next((folder / "1").glob("*.png")).unlink()
+    assert main(command(folder, teacher, out, "--steps", "2")) == 2
+    assert "have changed since the run began" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folder": "missing"}, "does not exist"),
+        ({"folder": "teacher"}, "no images in"),
+        ({"teacher": "photos/0/000.png"}, "it is not an ONNX model"),
+        ({"teacher": "none.onnx"}, "cannot read it (No such file or directory)"),
+        ({"out": "photos/run"}, "lies inside the folder of images"),
+        ({"out": "photos/text.png/run"}, "lies inside the folder of images"),
+        ({"out": "teacher/rgb.onnx"}, "cannot write"),
+        ({"options": ["--classes", "red,grren"]}, "did you mean 'green'"),
+        ({"options": ["--held-out", "0"]}, "held_out: expected a number above 0 and below 1"),
+        ({"options": ["--held-out", "1e-9"]}, "is held out"),
+        ({"options": ["--teacher-mean", "1,2"]}, "options of the teacher: teacher description: mean must be"),
+        ({"options": ["--teacher-size", "24"]}, "its description says NCHW (n, 3, 24, 24), but its input 'x'"),
+        ({"options": ["--teacher-layout", "NHWC"]}, "it looks like NCHW"),
+        ({"options": ["--teacher-output", "probabilities"]}, "does not sum to one"),
+        ({"options": ["--teacher-background"]}, "3 outputs with the background, but the class list"),
+    ],
+)
+def test_wrong_input(
+    folder: Path,
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    """A message that names what is wrong, exit code 2, no traceback, and the user's files as they were."""
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    given = {"folder": "photos", "teacher": "teacher/rgb.onnx", "out": "run"} | change
+    paths = (tmp_path / given[name] for name in ("folder", "teacher", "out"))
+    assert main(command(*paths, "--steps", "2", *given.get("options", []))) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+
+
+def test_no_teacher(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", str(folder)]) == 2
+    assert "--teacher FILE.onnx" in capsys.readouterr().err
+
+
+def test_copies_are_never_on_both_sides(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every image twice: each side holds whole pairs, so that its size is even."""
+    shutil.copytree(folder, folder / "again")
+    result = run_json(capsys, command(folder, teacher, tmp_path / "run", "--steps", "1", "--held-out", "0.4"))
+    assert result["train_images"] + result["held_out_images"] == 240
+    assert result["held_out_images"] % 2 == 0
+    assert result["held_out_images"] > 20
