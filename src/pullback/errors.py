@@ -18,6 +18,7 @@ class ShapeError(PullbackError, ValueError):
         self.layer = layer
         self.problem = problem
         self.path: list[str] = []
+        self.raiser: object = None  # the part the error last travelled out of, which its owner knows the name of
 
     def __str__(self) -> str:
         name = f" '{'.'.join(self.path)}'" if self.path else ""

@@ -217,3 +217,35 @@ def test_sequential_names() -> None:
     assert len(model) == 2
     with pytest.raises(pb.ConfigError, match="'train' is taken"):
         nn.Sequential(train=nn.ReLU())
+
+
+def test_a_whole_training_step_is_recorded_as_a_program() -> None:
+    """Forward, backward and update are one list of steps, fused primitives whole, and running it again gives the
+    same."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, rng=0), nn.BatchNorm(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5, rng=0))
+    optimiser = pb.optim.adam(1e-2)
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+
+    def step(model: Any, state: Any) -> Any:
+        loss, gradient = pb.value_and_grad(lambda model: nn.softmax_cross_entropy(model(images), np.array([1, 2])))(
+            model
+        )
+        updates, state = optimiser.update(gradient, state, model)
+        return pb.optim.apply_updates(model, updates), loss
+
+    state = optimiser.init(model)
+    record = pb.record(step, model, state)
+    assert record.counts()["batch_norm.forward"] == record.counts()["batch_norm.backward"] == 1
+    values = pb.tree.leaves((model, state))
+    assert len(values) == len(record.inputs)
+    for s in record.steps:
+        args = [values[i] if known else i for i, known in zip(s.inputs, s.refers, strict=True)]
+        y = s.primitive.fn(*args, **s.params)
+        values.extend(
+            part for part in (y if isinstance(y, tuple) else (y,)) if isinstance(part, np.ndarray | np.generic)
+        )
+        assert [v.shape for v in values[-len(s.outputs) :]] == [v.shape for v in s.outputs.values()]
+    expected, loss = step(model, state)
+    np.testing.assert_allclose(record.result[1], loss, rtol=1e-6)
+    last = [v for v in values if v.shape == expected[4].bias.shape][-1]
+    np.testing.assert_allclose(last, expected[4].bias, rtol=1e-6)

@@ -97,14 +97,11 @@ class Forward(Trace):
 class Step(NamedTuple):
     """One line of a recording: a primitive, the earlier values it took, and where in the program it was applied."""
 
-    place: int
+    outputs: dict[int, np.ndarray[Any, Any]]  # an array like each output, without its memory, by place
     primitive: Primitive
-    inputs: tuple[Any, ...]  # the place of an earlier step or input (where refers is True), or a constant
+    inputs: tuple[Any, ...]  # the place of an earlier output or input (where refers is True), or a constant
     refers: tuple[bool, ...]
     params: Params
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    nbytes: int
     source: Source
 
 
@@ -125,19 +122,16 @@ class Recording(Trace):
         values = [self.lower(arg) for arg in args]
         places = [self.node_of(arg) for arg in args]
         y = primitive.fn(*values, **params)
-        results = []
+        results, outputs = [], {}
         for part in y if type(y) is tuple else (y,):
-            if not isinstance(
-                part, np.ndarray | np.generic
-            ):  # a number or an option among what a fused primitive saves
-                results.append(part)
-                continue
-            place = next(self.places)
-            inputs = tuple(value if k is None else k for value, k in zip(values, places, strict=True))
-            refers = tuple(k is not None for k in places)
-            step = Step(place, primitive, inputs, refers, params, part.shape, part.dtype, part.nbytes, user_line())
-            self.steps.append(step)
-            results.append(Tensor(part, self, place))
+            if isinstance(part, np.ndarray | np.generic):  # and not a number or an option that a fused primitive saves
+                place = next(self.places)
+                outputs[place] = np.broadcast_to(np.empty((), part.dtype), part.shape)
+                part = Tensor(part, self, place)
+            results.append(part)
+        inputs = tuple(value if k is None else k for value, k in zip(values, places, strict=True))
+        refers = tuple(k is not None for k in places)
+        self.steps.append(Step(outputs, primitive, inputs, refers, params, user_line()))
         return tuple(results) if type(y) is tuple else results[0]
 
 

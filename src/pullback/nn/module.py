@@ -76,9 +76,8 @@ class Module:
         try:
             outputs = self.forward(*inputs, **options)
         except ShapeError as error:
-            raiser = vars(error).get("module")
-            error.path[:0] = [name for name, part in self._own_parts() if part is raiser and name]
-            vars(error)["module"] = self
+            error.path[:0] = [name for name, part in self._own_parts() if part is error.raiser and name]
+            error.raiser = self
             raise
         watch = _watcher.get()
         if watch is not None:

@@ -28,11 +28,12 @@ class Record(NamedTuple):
         lines = [f"%{i} = input {name}" for i, name in enumerate(self.inputs)]
         for step in self.steps:
             inputs = ", ".join(
-                f"%{x}" if type(x) is int and step.refers[k] else _short(x) for k, x in enumerate(step.inputs)
+                f"%{x}" if known else _short(x) for x, known in zip(step.inputs, step.refers, strict=True)
             )
             params = "".join(f", {name}={value}" for name, value in step.params.items())
-            kind = f"{step.dtype}{list(step.shape)} {step.nbytes} B"
-            lines.append(f"%{step.place} = {step.primitive.name}({inputs}{params})  {kind}  # {step.source}")
+            places = ", ".join(f"%{place}" for place in step.outputs)
+            kinds = ", ".join(f"{y.dtype}{list(y.shape)} {y.nbytes} B" for y in step.outputs.values())
+            lines.append(f"{places} = {step.primitive.name}({inputs}{params})  {kinds}  # {step.source}")
         return "\n".join(lines)
 
 
