@@ -106,6 +106,7 @@ def test_python_control_flow_and_formatting() -> None:
     assert f"{x:.2f}" == "2.00"
     assert repr(pb.tensor([1.0, 2.5])) == "tensor([1. , 2.5], dtype=float64)"
     assert x.item() == 2.0
+    assert round(pb.tensor(2.6)).item() == 3.0
     assert len(pb.tensor([1.0, 2.0])) == 2
     assert [float(v.value) for v in pb.tensor([1.0, 2.0])] == [1.0, 2.0]
     assert pb.tensor([[1.0]]).tolist() == [[1.0]]
@@ -231,9 +232,10 @@ def test_methods_that_work_in_place() -> None:
     [
         lambda t, v: t.__setitem__(0, 5.0),
         lambda t, v: v.__setitem__(0, 5.0),
-        lambda t, v: t.__iadd__(1.0),
-        lambda t, v: v.__imul__(2.0),
+        lambda t, v: t.sort(),
+        lambda t, v: v.fill(2.0),
         lambda t, v: t.__setitem__([0, 1], 5.0),
+        lambda t, v: np.negative(t, out=t),
     ],
 )
 @pytest.mark.parametrize("view", [lambda t: t[:2], lambda t: t.reshape(2, 2)[0], lambda t: t.reshape(1, 4)[0, :2]])
@@ -242,6 +244,58 @@ def test_writes_that_another_view_would_see_are_refused(write: Any, view: Any) -
     v = view(t)
     with pytest.raises(pb.AliasError, match="view of the same memory"):
         write(t, v)
+
+
+def test_augmented_assignment_to_a_part() -> None:
+    def f(x: Any) -> Any:
+        y = x * 1.0
+        y[0] += x[1]
+        y[..., -1] *= 3.0
+        y[1, :2] -= y[0, :2]
+        y[[0, 0]] += 1.0
+        return y
+
+    x = np.random.default_rng(0).normal(size=(2, 3))
+    v = np.random.default_rng(1).normal(size=(2, 3))
+    value, pullback = pb.vjp(f, x)
+    np.testing.assert_array_equal(value, f(x))
+    h = 1e-6
+    np.testing.assert_allclose(
+        np.sum(pullback(v)[0] * v), np.sum((f(x + h * v) - f(x - h * v)) * v) / (2 * h), rtol=1e-7
+    )
+
+
+def test_what_was_written_through_a_view_cannot_be_used() -> None:
+    t = pb.tensor(np.arange(4.0))
+    v = t[:2]
+    v += 1.0
+    np.testing.assert_array_equal(v.value, [1.0, 2.0])
+    for use in (
+        lambda: t * 2,
+        lambda: t.value,
+        lambda: repr(t),
+        lambda: t[3],
+        lambda: t.backward(),
+        lambda: bool(t[0]),
+    ):
+        with pytest.raises(pb.AliasError, match="view of the same memory"):
+            use()
+    with pytest.raises(pb.AliasError):
+        t[1:3] = v  # not the place the view was taken from
+    t[:2] = v
+    np.testing.assert_array_equal(t.value, [1.0, 2.0, 2.0, 3.0])
+
+
+def test_complex_numbers_are_refused() -> None:
+    for f in (
+        lambda x: np.abs(np.exp(1j * x)),
+        lambda x: np.abs(x * np.array([1j])).sum(),
+        lambda x: x + np.complex64(1),
+    ):
+        with pytest.raises(pb.DtypeError, match="complex"):
+            pb.grad(f)(1.0)
+        with pytest.raises(pb.DtypeError, match="complex"):
+            pb.jvp(f, (1.0,), (1.0,))
 
 
 def test_writes_that_no_view_can_see_are_allowed() -> None:

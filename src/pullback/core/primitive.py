@@ -21,8 +21,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from pullback.core import tree
+from pullback.core.source import user_line
 from pullback.core.tensor import RULES, UFUNC_METHODS, Array, Tensor
-from pullback.errors import NoRuleError, PullbackError, ShapeError
+from pullback.errors import DtypeError, NoRuleError, PullbackError, ShapeError
 
 PRIMITIVES: dict[str, Primitive] = {}
 """Every primitive by name: what the tests, the coverage table and the pictures enumerate."""
@@ -367,6 +368,19 @@ def implements(*functions: Any) -> Callable[[Function], Function]:
         return replacement
 
     return decorate
+
+
+def as_operand(primitive: Primitive, x: Any) -> Any:
+    """An argument that is not a tensor: nested lists as arrays; complex numbers, which the rules do not cover,
+    refused."""
+    if isinstance(x, list | tuple):
+        x = np.asarray(x)
+    if isinstance(x, complex) or getattr(getattr(x, "dtype", None), "kind", "") == "c":
+        raise DtypeError(
+            f"{primitive.name} at {user_line()}: complex numbers cannot be differentiated through; "
+            "write the real and the imaginary part as two real arrays"
+        )
+    return x
 
 
 # -- the one place for broadcasting ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 
 from pullback.core.context import context, watch
 from pullback.core.guard import Guard, is_exposed
-from pullback.core.primitive import Elementwise, Params, Plan, Primitive, unbroadcast
+from pullback.core.primitive import Elementwise, Params, Plan, Primitive, as_operand, unbroadcast
 from pullback.core.source import Source, user_line
 from pullback.core.tensor import Array, Tensor, View, plain_value
 from pullback.core.trace import Trace
@@ -96,10 +96,9 @@ class Tape(Trace):
                         mask |= 1 << i
                     arg = arg._value
                 nested = nested or isinstance(arg, Tensor)
-            elif isinstance(arg, np.ndarray):
-                constants = True
-            elif isinstance(arg, list | tuple):
-                arg = np.asarray(arg)
+            elif not isinstance(arg, float | int):
+                arg = as_operand(primitive, arg)
+                constants = constants or isinstance(arg, np.ndarray)
             values.append(arg)
             parents.append(parent)
         if not primitive.differentiable or context.barrier > self.level:

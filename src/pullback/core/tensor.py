@@ -8,6 +8,7 @@ never looks into.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class Tensor:
 
     def __init__(self, value: Array, trace: Trace, node: Any) -> None:
         self._value = value  # an array, or a Tensor of an outer trace
-        self._trace = trace
+        self._trace: Any = trace  # or a _Stale in its place
         self._node = node  # what the trace knows of it: a node, a tangent, a place; None for a constant
         self._view: View | None = None
 
@@ -100,6 +101,9 @@ class Tensor:
     def __bool__(self) -> bool:
         return bool(plain_value(self))
 
+    def __round__(self, decimals: int = 0) -> Array:
+        return np.round(self, decimals)
+
     def __repr__(self) -> str:
         lines = np.array2string(np.asarray(plain_value(self)), separator=", ", prefix="tensor(")
         return f"tensor({lines}, dtype={self.dtype}{'' if self._node is not None else ', constant'})"
@@ -146,12 +150,21 @@ class Tensor:
         return RULES[operator.getitem](self, index)
 
     def __setitem__(self, index: Any, value: Array) -> None:
+        if isinstance(self._trace, _Stale):
+            self._trace.resolve(self, index, value)
         self._move_to(RULES[operator.setitem](self, index, value), index)
 
-    def _move_to(self, new: Array, index: Any = ...) -> None:
-        """Makes this handle stand for a new value after a write to `self[index]`."""
-        if self._view is not None:
-            self._view.check_write(self, index)
+    def _move_to(self, new: Array, index: Any = ..., augmented: bool = False) -> None:
+        """Makes this handle stand for a new value after a write to `self[index]`.
+
+        `t[i] += v` writes to the view `t[i]` and then assigns that view to `t[i]`: with `augmented`, the others that
+        share
+        the memory may not be used until then.
+        """
+        for other in [] if self._view is None else self._view.seen_by(self, index):
+            if not augmented:
+                raise AliasError(_alias(self, other))
+            other._trace = _Stale(self, other)
         if new.shape != self.shape:
             raise ShapeError("in-place operation", f"expected a result of shape {self.shape}, got {new.shape}")
         if new.dtype != self.dtype:
@@ -180,9 +193,6 @@ class Tensor:
     def flatten(self, order: Any = "C") -> Array:
         return np.ravel(self, order=order).copy()
 
-    def copy(self, order: Any = "C") -> Array:
-        return np.copy(self)
-
     def astype(self, dtype: Any, **options: Any) -> Array:
         return RULES[np.astype](self, dtype)
 
@@ -205,7 +215,7 @@ def _ufunc_with_options(ufunc: Any, method: str, inputs: tuple[Any, ...], option
     """A ufunc called with keyword options, or one of its methods such as `np.add.reduce`."""
     rule = RULES.get(ufunc) if method == "__call__" else UFUNC_METHODS.get((ufunc, method))
     if rule is None:
-        raise NoRuleError(_no_rule(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")))
+        raise NoRuleError(_no_rule(ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"))
     out = options.pop("out", None)
     dtype = None
     if method == "__call__":
@@ -227,6 +237,8 @@ UFUNC_METHODS: dict[tuple[Any, str], Callable[..., Any]] = {}
 def plain_value(x: Array) -> Any:
     """The array inside, with every level of tracing taken off."""
     while isinstance(x, Tensor):
+        if isinstance(x._trace, _Stale):
+            x._trace.apply()
         x = x._value
     return x
 
@@ -271,24 +283,54 @@ class View:
             family[:] = [handle for handle in family if handle() is not None]
         family.append(weakref.ref(result))
 
-    def check_write(self, writer: Tensor, index: Any) -> None:
-        """Raises AliasError where another living handle shares the memory of `writer[index]`."""
+    def region(self, index: Any) -> np.ndarray[Any, Any]:
+        """The memory of `handle[index]`; for an index with arrays, that of the whole handle."""
         parts = index if isinstance(index, tuple) else (index,)
         basic = all(part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts)
-        region = self.shadow[(*parts, ...) if ... not in parts else parts] if basic else self.shadow
-        for reference in self.family:
-            other = reference()
-            if other is None or other is writer or other._view is None:
-                continue
-            if np.shares_memory(other._view.shadow, region):
-                raise AliasError(
-                    f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another, of shape "
-                    f"{other.shape}, is a view of the same memory; in NumPy it would change too, here not. Write "
-                    "before the view is taken, or make the view a copy: v = t[...].copy()"
-                )
+        return self.shadow[(*parts, ...) if ... not in parts else parts] if basic else self.shadow
+
+    def seen_by(self, writer: Tensor, index: Any) -> list[Tensor]:
+        """The other living handles that share the memory of `writer[index]`."""
+        region = self.region(index)
+        others = [handle for reference in self.family if (handle := reference()) is not None and handle is not writer]
+        return [o for o in others if o._view is not None and np.shares_memory(o._view.shadow, region)]
+
+
+class _Stale:
+    """Takes the place of a tensor's trace after its memory was written through a view of it: every use is refused."""
+
+    level = math.inf
+    differentiating = True
+
+    def __init__(self, writer: Tensor, handle: Tensor) -> None:
+        self.writer = weakref.ref(writer)
+        self.before = handle._trace
+        self.message = _alias(writer, handle)
+
+    def apply(self, *args: Any) -> NoReturn:
+        raise AliasError(self.message)
+
+    backward = node_of = lower = apply
+
+    def resolve(self, handle: Tensor, index: Any, value: Any) -> None:
+        """Makes the tensor usable again if this is the assignment that ends `t[i] += v`."""
+        writer = self.writer()
+        if writer is None or writer is not value or writer._view is None or handle._view is None:
+            return
+        if handle._view.region(index).__array_interface__ == writer._view.shadow.__array_interface__:
+            handle._trace = self.before
+            writer._view = None  # a temporary of the statement
 
 
 # -- messages --------------------------------------------------------------------------------------------------------
+def _alias(writer: Tensor, other: Tensor) -> str:
+    return (
+        f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another, of shape {other.shape}, "
+        "is a view of the same memory; in NumPy it would change too, here not. Write t[i, j] = v instead of t[i][j] = v; "
+        "write before the view is taken; or make the view a copy, v = t[...].copy()"
+    )
+
+
 def _no_rule(name: str) -> str:
     return (
         f"{name} has no derivative rule (called at {user_line()}). Declare one: "
@@ -350,7 +392,7 @@ def _operator(ufunc: Any, reflected: bool = False) -> Callable[[Tensor, Any], An
 
 def _in_place(ufunc: Any) -> Callable[[Tensor, Any], Tensor]:
     def method(self: Tensor, other: Any) -> Tensor:
-        self._move_to(RULES[ufunc](self, other))
+        self._move_to(RULES[ufunc](self, other), augmented=True)
         return self
 
     return method

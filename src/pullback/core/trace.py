@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 import numpy as np
 
 from pullback.core.context import context, levels, watch
-from pullback.core.primitive import Fused, Params, Primitive
+from pullback.core.primitive import Fused, Params, Primitive, as_operand
 from pullback.core.source import Source, user_line
 from pullback.core.tensor import Array, Tensor, View
 from pullback.errors import FreedError, LeavesTapeError, PullbackError
@@ -67,7 +67,7 @@ class Forward(Trace):
     """Forward mode: a tensor's node is its tangent."""
 
     def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
-        values = [np.asarray(arg) if isinstance(arg, list | tuple) else self.lower(arg) for arg in args]
+        values = [self.lower(arg) if isinstance(arg, Tensor) else as_operand(primitive, arg) for arg in args]
         if not primitive.differentiable or context.barrier > self.level:
             return primitive(*values, **params)
         tangents = [self.node_of(arg) for arg in args]
