@@ -326,7 +326,7 @@ class _Stale:
 def _alias(writer: Tensor, other: Tensor) -> str:
     return (
         f"in-place write to a tensor of shape {writer.shape} at {user_line()}: another, of shape {other.shape}, "
-        "is a view of the same memory; in NumPy it would change too, here not. Write t[i, j] = v instead of t[i][j] = v; "
+        "is a view of the same memory; in NumPy it would change too, here not. Write t[i, j] = v, not t[i][j] = v; "
         "write before the view is taken; or make the view a copy, v = t[...].copy()"
     )
 
@@ -421,36 +421,10 @@ _COMPARISONS = {
     "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
 _METHODS = [
-    "all",
-    "any",
-    "argmax",
-    "argmin",
-    "argpartition",
-    "argsort",
-    "clip",
-    "cumprod",
-    "cumsum",
-    "diagonal",
-    "dot",
-    "max",
-    "mean",
-    "min",
-    "nonzero",
-    "partition",
-    "prod",
-    "ravel",
-    "repeat",
-    "round",
-    "searchsorted",
-    "squeeze",
-    "std",
-    "sum",
-    "swapaxes",
-    "take",
-    "trace",
-    "var",
-    "conj",
-]
+    "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "conj", "copy", "cumprod", "cumsum", "diagonal",
+    "dot", "max", "mean", "min", "nonzero", "partition", "prod", "ravel", "repeat", "round", "searchsorted", "squeeze",
+    "std", "sum", "swapaxes", "take", "trace", "var",
+]  # fmt: skip
 
 for _name, _ufunc in _ARITHMETIC.items():
     setattr(Tensor, f"__{_name}__", _operator(_ufunc))
