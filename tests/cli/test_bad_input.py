@@ -71,7 +71,7 @@ def test_an_error_of_our_own_says_how_to_report_it(call: Call, monkeypatch: pyte
     assert "`pullback models --json --debug`" in outcome.err
 
 
-# -- folders of images ---------------------------------------------------------------------------------------------------
+# -- folders of images ------------------------------------------------------------------------------------------------
 def train_on(call: Call, folder: Path, run: Path) -> tuple[int, str]:
     outcome = call("train", "mlp", "--data", folder, "--steps", "2", "--batch-size", "4", "--out", run)
     return outcome.code, outcome.err
@@ -107,7 +107,7 @@ def test_changed_data(call: Call, photographs: Path, tmp_path: Path) -> None:
         assert "have changed since the run began" in outcome.err
 
 
-# -- predict -------------------------------------------------------------------------------------------------------------
+# -- predict ----------------------------------------------------------------------------------------------------------
 def test_predict_reports_what_it_cannot_read_and_predicts_the_rest(
     call: Call, digits_run: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -131,7 +131,7 @@ def test_predict_without_an_image(call: Call, digits_run: Path) -> None:
     assert "no image given" in outcome.err
 
 
-# -- run folders ---------------------------------------------------------------------------------------------------------
+# -- run folders ------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def run(digits_run: Path, tmp_path: Path) -> Path:
     """A copy of a run, to be damaged."""

@@ -103,6 +103,9 @@ def test_folder_to_network(
     image.save(tmp_path / "green.png")
     assert main(["predict", str(out), str(tmp_path / "green.png"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["label"] == "green"
+    # The run knows where its data came from, as any other run does.
+    assert run_json(capsys, ["evaluate", str(out)])["accuracy"] == result["agreement"]
+    assert run_json(capsys, ["resume", str(out)])["accuracy"] == result["agreement"]
 
 
 def test_text_for_people(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

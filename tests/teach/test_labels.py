@@ -1,4 +1,4 @@
-"""Labelling a folder: the labels against NumPy, and that nothing is lost, doubled or changed whatever happens on the way."""
+"""Labelling a folder: the labels against NumPy, and nothing lost, doubled or changed whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_a_full_disk(colours: Any, teacher: Counting, tmp_path: Path, monkeypatc
         replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RunError, match="No space left.*run the same command again"):
+    with pytest.raises(RunError, match=r"No space left.*run the same command again"):
         label_folder(folder, teacher, tmp_path / "out", batch_size=4, shard_rows=8)
     assert len(LabelTable(tmp_path / "out")) == 8
     monkeypatch.undo()
@@ -365,7 +365,7 @@ def test_no_labels_yet(tmp_path: Path) -> None:
 
 
 def test_real_teacher_on_photographs(data_folder: Path, tmp_path: Path) -> None:
-    """The labels equal those of onnxruntime on inputs made by hand, and most photographs are recognised with confidence."""
+    """The labels equal those of onnxruntime on inputs made by hand, and most photographs are told with confidence."""
     from zipfile import ZipFile
 
     import onnxruntime

@@ -48,13 +48,8 @@ def test_every_flipped_bit_and_every_cut_is_noticed(path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        try:
-            loaded = load(path)
-        except RunError as error:
-            assert str(path) in str(error)
-        else:  # only what does not change the meaning, such as the padding of the header, may pass
-            assert loaded[0] == POSITION
-            np.testing.assert_array_equal(loaded[1]["weight"], MODEL["weight"])
+        with pytest.raises(RunError, match=r"last\.safetensors"):
+            load(path)
     for length in range(0, len(whole), 13):
         path.write_bytes(whole[:length])
         with pytest.raises(RunError, match="damaged"):

@@ -32,7 +32,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "file"
     replace(path, b"old")
     monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(RunError, match="the disk is full.*make room.*pullback resume"):
+    with pytest.raises(RunError, match=r"the disk is full.*make room.*pullback resume"):
         replace(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

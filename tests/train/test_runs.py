@@ -1,12 +1,14 @@
-"""Runs from begin to end: what they leave behind, and that an interruption at any instant leaves no trace in the metrics."""
+"""Runs from begin to end: what they leave behind, and that an interruption leaves no trace in the metrics."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pullback as pb
 from pullback.data import Batch, Dataset, Splits, load_digits
 from pullback.errors import DataError, NonFiniteError, RunError
 from pullback.train import Run, Settings, evaluate, files, fit, loop, predict, resume
@@ -27,8 +30,9 @@ SETTINGS = Settings(
 
 
 @pytest.fixture(autouse=True)
-def _draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of the time of so short a run would go into its picture; the file is written all the same."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of so short a run would go into its picture and into waiting for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # matters where the power fails, which no test lets happen
     monkeypatch.setattr(loop, "draw_curves", lambda path, rows, title: files.replace(path, title.encode()))
 
 
@@ -52,7 +56,7 @@ def finish(folder: Path) -> None:
         fit(SETTINGS, folder, quiet=True)
 
 
-# -- what a run leaves behind --------------------------------------------------------------------------------------------
+# -- what a run leaves behind -----------------------------------------------------------------------------------------
 def test_a_run_learns_and_leaves_everything_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "draw_curves", draw_curves)
     folder = tmp_path / "run"
@@ -76,7 +80,7 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path: Path, monkeypatch: 
 
 
 def test_the_metrics_are_those_of_the_network(unbroken: Path) -> None:
-    """The validation metrics of the last step, once more in plain NumPy and float64 from the weights in the checkpoint."""
+    """The last validation metrics, once more in plain NumPy and float64 from the weights in the checkpoint."""
     _, model, _ = Run.open(unbroken).checkpoint("last")
     weights = sorted((a for a in model.values() if a.ndim == 2), key=lambda a: -a.shape[0])
     biases = sorted((a for a in model.values() if a.ndim == 1), key=lambda a: -a.shape[0])
@@ -137,30 +141,34 @@ def test_soft_targets(tmp_path: Path) -> None:
     np.testing.assert_allclose([row["loss"] for row in a], [row["loss"] for row in b], rtol=1e-4)
 
 
-# -- interruptions -------------------------------------------------------------------------------------------------------
+# -- interruptions ----------------------------------------------------------------------------------------------------
 class Killed(BaseException):
     """Stands for SIGKILL inside a test: nothing in the code may catch it."""
 
 
-def killed_at_each_instant(
-    tmp_path: Path, instrument: Callable[[pytest.MonkeyPatch, Callable[[], bool]], None]
-) -> Iterator[Path]:
-    """Run folders of runs that were killed at the first instant, the second, ... until one reaches its end.
+Instrument = Callable[[pytest.MonkeyPatch, Callable[[], bool]], None]
+"""Puts instants into the code; at each it asks the function whether this is the one to be killed at."""
 
-    `instrument` puts the instants into the code: at each it asks whether this is the one to be killed at.
+
+def survived_instants(unbroken: Path, tmp_path: Path, instrument: Instrument) -> int:
+    """Kill a run at its first instant, another at its second, ... until one reaches its end; return how many were.
+
+    Each is resumed, and its metrics must be those of the unbroken run.
     """
-    for number in range(1000):
-        instants = iter(range(1000))
+    for number in count():
         folder = tmp_path / str(number)
+        instants = map(number.__eq__, count())
         with pytest.MonkeyPatch.context() as patch:
-            instrument(patch, lambda: next(instants) == number)
+            instrument(patch, partial(next, instants))
             try:
                 fit(SETTINGS, folder, quiet=True)
             except Killed:
                 pass
             else:
-                return
-        yield folder
+                return number
+        finish(folder)
+        assert metrics(folder) == metrics(unbroken)
+    raise AssertionError("unreachable")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -179,11 +187,8 @@ def test_killed_at_any_rename(unbroken: Path, tmp_path: Path, after: bool) -> No
 
         patch.setattr(os, "replace", killed)
 
-    folders = 0
-    for folders, folder in enumerate(killed_at_each_instant(tmp_path, instrument), 1):
-        finish(folder)
-        assert metrics(folder) == metrics(unbroken)
-    assert folders >= 11 + 3  # a checkpoint for each step; the configuration, the first checkpoint, the curves
+    # A checkpoint for each step at least; the configuration, the first checkpoint, the curves.
+    assert survived_instants(unbroken, tmp_path, instrument) >= 11 + 3
 
 
 def test_killed_within_any_line(unbroken: Path, tmp_path: Path) -> None:
@@ -199,11 +204,7 @@ def test_killed_within_any_line(unbroken: Path, tmp_path: Path) -> None:
 
         patch.setattr(JsonLines, "append", killed)
 
-    folders = 0
-    for folders, folder in enumerate(killed_at_each_instant(tmp_path, instrument), 1):
-        finish(folder)
-        assert metrics(folder) == metrics(unbroken)
-    assert folders == 3 + 3 + 3  # rows of training, of validation and of timing
+    assert survived_instants(unbroken, tmp_path, instrument) == 3 + 3 + 3  # rows of training, validation and timing
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -234,11 +235,12 @@ def test_a_signal_ends_the_run_in_good_order(
 def test_all_that_a_network_and_an_optimiser_remember_survives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: Literal["sgd", "rmsprop", "adamw"]
 ) -> None:
-    """Batch norm's running statistics, momentum, the step of the schedule; and the augmentation goes on where it was."""
+    """Batch norm's running statistics, momentum, the step of the schedule and of the augmentation."""
     momentum = 0.0 if optimizer == "adamw" else 0.9
     settings = Settings(
-        model="cnn", levels=(4, 4), repeats=1, steps=9, eval_every=4, log_every=1, batch_size=32, augment=("flip", "crop"),
-        optimizer=optimizer, momentum=momentum, weight_decay=1e-2, schedule="cosine", warmup=0.3, checkpoint_every=0.0,
+        model="cnn", levels=(4, 4), repeats=1, augment=("flip", "crop"), batch_size=32,
+        optimizer=optimizer, momentum=momentum, weight_decay=1e-2, schedule="cosine", warmup=0.3,
+        steps=9, eval_every=4, log_every=1, checkpoint_every=0.0,
     )  # fmt: skip
     fit(settings, tmp_path / "whole", quiet=True)
     step = loop._Trainer.step
@@ -264,14 +266,36 @@ def test_resuming_a_complete_run_changes_nothing(tmp_path: Path) -> None:
     assert metrics(folder) == before
 
 
-def test_going_back_to_best(unbroken: Path, tmp_path: Path) -> None:
+def test_going_back_to_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """... which is not the last, and where the way forward again is killed at its first step."""
+    folder = tmp_path / "run"
+    result = fit(replace(SETTINGS, lr=0.3, optimizer="sgd"), folder, quiet=True)
+    assert result.best_step < result.step  # so high a learning rate lets the accuracy fall
+    before = metrics(folder)
+
+    def killed(trainer: Any, batch: Batch) -> None:
+        assert trainer.position.step == result.best_step
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "step", killed)
+        with pytest.raises(Killed):
+            resume(folder, checkpoint="best", quiet=True)
+    assert len(metrics(folder)) < len(before)
+    resume(folder, quiet=True)
+    assert metrics(folder) == before
+
+
+def test_another_version_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     fit(SETTINGS, folder, quiet=True)
-    resume(folder, checkpoint="best", quiet=True)
-    assert metrics(folder) == metrics(unbroken)
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace(f'pullback = "{pb.__version__}"', 'pullback = "0.0.1"'))
+    with pytest.warns(UserWarning, match=r"was begun by pullback 0\.0\.1 and goes on with"):
+        resume(folder, quiet=True)
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- what goes wrong --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [0, 1, 5, 30])
 def test_a_full_disk_loses_nothing(unbroken: Path, tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"
@@ -304,7 +328,7 @@ def test_two_processes_do_not_train_in_one_folder(unbroken: Path) -> None:
 
 def test_a_run_is_not_overwritten(unbroken: Path) -> None:
     before = metrics(unbroken)
-    with pytest.raises(RunError, match="already holds a run. Continue it with `pullback resume"):
+    with pytest.raises(RunError, match=r"already holds a run. Continue it with `pullback resume"):
         fit(SETTINGS, unbroken, quiet=True)
     assert metrics(unbroken) == before
 
@@ -351,7 +375,7 @@ def test_a_foreign_checkpoint_is_refused(unbroken: Path, tmp_path: Path, other: 
 def test_lost_metrics_are_noticed(tmp_path: Path) -> None:
     fit(SETTINGS, tmp_path / "run", quiet=True)
     (tmp_path / "run" / "metrics.jsonl").unlink()
-    with pytest.raises(RunError, match="metrics.jsonl does not hold the"):
+    with pytest.raises(RunError, match=r"metrics.jsonl does not hold the"):
         resume(tmp_path / "run", quiet=True)
 
 

@@ -161,5 +161,5 @@ def _text(result: Distillation) -> str:
         name = signal.Signals(result.signal).name
         lines += ["", f"Interrupted by {name}; everything is saved. Go on with the same command."]
     else:
-        lines += ["", "Next:", f"  pullback predict {run} IMAGE..."]
+        lines += ["", "Next:", f"  pullback evaluate {run}", f"  pullback predict {run} IMAGE..."]
     return "\n".join(lines)

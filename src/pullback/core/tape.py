@@ -16,7 +16,7 @@ from pullback.core.context import context, watch
 from pullback.core.guard import Guard, is_exposed
 from pullback.core.primitive import Elementwise, Params, Plan, Primitive, as_operand, unbroadcast
 from pullback.core.source import Source, user_line
-from pullback.core.tensor import Array, Tensor, View, plain_value
+from pullback.core.tensor import Array, Tensor, View, plain_value, read_only
 from pullback.core.trace import Trace
 from pullback.errors import DtypeError, FreedError, LeavesTapeError, NonScalarError, PullbackError, ShapeError
 
@@ -102,7 +102,8 @@ class Tape(Trace):
             values.append(arg)
             parents.append(parent)
         if not primitive.differentiable or context.barrier > self.level:
-            return primitive(*values, **params) if nested else primitive.fn(*values, **params)
+            y = primitive(*values, **params) if nested else primitive.fn(*values, **params)
+            return read_only(y) if primitive.view else y
         saved = None
         if primitive.opens and mask:
             outer = nested and any(isinstance(v, Tensor) and v._trace.differentiating for v in values)
@@ -112,7 +113,7 @@ class Tape(Trace):
         else:
             y = primitive(*values, **params) if nested else primitive.fn(*values, **params)
         if not mask:
-            return tuple(Tensor(part, self, None) for part in y) if type(y) is tuple else Tensor(y, self, None)
+            return self._wrap(primitive, args, params, y, None)
         plan = primitive.plan(mask, len(values))
         if plan.keep:
             saved = plan.save([*values, y])
@@ -127,8 +128,12 @@ class Tape(Trace):
         if context.watch:
             node.source = user_line()
             watch(primitive, values, y, "forward", node.source)
+        return self._wrap(primitive, args, params, y, node)
+
+    def _wrap(self, primitive: Primitive, args: Sequence[Array], params: Params, y: Any, node: Node | None) -> Any:
+        """The output as a tensor, or several as a tuple of them; without a node, constants of this tape."""
         if type(y) is tuple:
-            return tuple(Tensor(part, self, _output(node, part, k)) for k, part in enumerate(y))
+            return tuple(Tensor(part, self, node and _output(node, part, k)) for k, part in enumerate(y))
         result = Tensor(y, self, node)
         if primitive.view:
             View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
@@ -292,11 +297,7 @@ def tensor(array: Array, dtype: Any = None) -> Tensor:
     return _ROOT.lift(value)
 
 
-def not_differentiable(what: str, dtype: np.dtype[Any]) -> str:
+def not_differentiable(what: str, dtype: np.dtype[Any], mend: str = "convert it, x.astype(float)") -> str:
     """The message for a dtype that has no derivative."""
-    mend = (
-        "complex numbers have no rules here; differentiate real and imaginary parts"
-        if dtype.kind == "c"
-        else "x.astype(float)"
-    )
-    return f"{what}: expected floating-point numbers, got {dtype}, which cannot be differentiated; convert it: {mend}"
+    mend = "differentiate the real and the imaginary part as two real arrays" if dtype.kind == "c" else mend
+    return f"{what}: expected floating-point numbers, got {dtype}, which cannot be differentiated; {mend}"

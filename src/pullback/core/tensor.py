@@ -38,7 +38,7 @@ class Tensor:
     they were.
     """
 
-    __slots__ = ("__weakref__", "_node", "_trace", "_value", "_view")
+    __slots__ = ("__weakref__", "_node", "_origin", "_trace", "_value", "_view")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, value: Array, trace: Trace, node: Any) -> None:
@@ -51,9 +51,7 @@ class Tensor:
     @property
     def value(self) -> np.ndarray[Any, Any]:
         """The plain array, read-only. Leaves the tape on purpose: nothing computed from it has a gradient."""
-        plain = np.asarray(plain_value(self)).view()
-        plain.flags.writeable = False
-        return plain
+        return read_only(np.asarray(plain_value(self)))  # type: ignore[no-any-return]
 
     def item(self) -> float:
         """The only element, as a Python number. Leaves the tape on purpose."""
@@ -123,14 +121,18 @@ class Tensor:
     # -- gradients ---------------------------------------------------------------------------------------------------
     @property
     def grad(self) -> np.ndarray[Any, Any] | None:
-        """The gradient left by `backward()`, added up over calls; None before the first, or where there is none."""
-        return getattr(self._node, "grad", None)
+        """The gradient left by `backward()`, added up over calls; None before the first, or where there is none.
+
+        After a write in place it is still the gradient of the values that the tensor was made with.
+        """
+        return getattr(getattr(self, "_origin", self._node), "grad", None)
 
     @grad.setter
     def grad(self, value: np.ndarray[Any, Any] | None) -> None:
-        if not hasattr(self._node, "grad"):
+        leaf = getattr(self, "_origin", self._node)
+        if not hasattr(leaf, "grad"):
             raise AttributeError("only a tensor made by pb.tensor has a gradient to set")
-        self._node.grad = value
+        leaf.grad = value
 
     def backward(self, cotangent: Array | None = None, *, retain: bool = False) -> None:
         """Adds to `x.grad`, for every `x = pb.tensor(...)` this depends on, the gradient of this value.
@@ -173,6 +175,8 @@ class Tensor:
             # Nothing tracked here, as under no_grad: the value changes, and a leaf stays the leaf it is.
             self._value = new
         else:
+            if hasattr(self._node, "grad"):
+                self._origin = self._node  # a leaf: where its gradient will be found
             self._value, self._trace, self._node = new._value, new._trace, new._node
 
     def sort(self, axis: int = -1, kind: Any = None) -> None:
@@ -240,6 +244,14 @@ def plain_value(x: Array) -> Any:
         if isinstance(x._trace, _Stale):
             x._trace.apply()
         x = x._value
+    return x
+
+
+def read_only(x: Any) -> Any:
+    """The same array, not to be written to through this name; anything else as it is."""
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
     return x
 
 
@@ -343,8 +355,7 @@ def _no_rule(name: str) -> str:
 _MENDS = {
     "array": "use np.stack([...]), or pb.array([...]), which takes nested lists",
     "asarray": "leave it out, since a Tensor works with NumPy's functions; or use t.value to leave the tape on purpose",
-    "assign": "make the array a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
-    "out": "make the output a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
+    "assign": "make the array written to a tensor too: np.zeros_like(t, shape=...) instead of np.zeros(...)",
     "math": "use np.{name} instead of math.{name}, or t.value to leave the tape on purpose",
     "other": "use NumPy's functions on the tensor itself, or t.value to leave the tape on purpose",
 }
@@ -358,25 +369,24 @@ def _leaving() -> str:
 def _mend(text: str) -> str:
     """The one-line mend for the statement that let a tracked value escape, found by reading it."""
     try:
-        statement = ast.parse(text).body[0]
-    except (SyntaxError, IndexError):
+        parts = list(ast.walk(ast.parse(text)))
+    except SyntaxError:
         return _MENDS["other"]
-    calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
-    names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    calls = [part for part in parts if isinstance(part, ast.Call)]
+    names = {call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "") for call in calls}
     for call in calls:
-        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "math":
-            return _MENDS["math"].format(name=call.attr)
-    if "array" in names:
-        return _MENDS["array"]
+        module = getattr(getattr(call.func, "value", None), "id", "")
+        if module == "math":
+            return _MENDS["math"].format(name=getattr(call.func, "attr", ""))
+        if "array" in names or (
+            module in ("np", "numpy") and call.args and isinstance(call.args[0], ast.List | ast.Tuple)
+        ):
+            return _MENDS["array"]
     if names & {"asarray", "asanyarray", "ascontiguousarray"}:
         return _MENDS["asarray"]
-    if isinstance(statement, ast.AugAssign) or any(
-        keyword.arg == "out" for node in ast.walk(statement) if isinstance(node, ast.Call) for keyword in node.keywords
-    ):
-        return _MENDS["out"]
-    if isinstance(statement, ast.Assign) and any(isinstance(target, ast.Subscript) for target in statement.targets):
-        return _MENDS["assign"]
-    return _MENDS["other"]
+    targets = [target for part in parts if isinstance(part, ast.Assign) for target in part.targets]
+    into = [part for part in parts if isinstance(part, ast.AugAssign) or getattr(part, "arg", "") == "out"]
+    return _MENDS["assign" if into or any(isinstance(target, ast.Subscript) for target in targets) else "other"]
 
 
 # -- operators and methods, all of which are NumPy functions ---------------------------------------------------------
@@ -421,7 +431,8 @@ _COMPARISONS = {
     "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
 _METHODS = [
-    "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "conj", "copy", "cumprod", "cumsum", "diagonal",
+    "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "conj", "copy", "cumprod", "cumsum",
+    "diagonal",
     "dot", "max", "mean", "min", "nonzero", "partition", "prod", "ravel", "repeat", "round", "searchsorted", "squeeze",
     "std", "sum", "swapaxes", "take", "trace", "var",
 ]  # fmt: skip

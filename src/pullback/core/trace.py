@@ -16,7 +16,7 @@ import numpy as np
 from pullback.core.context import context, levels, watch
 from pullback.core.primitive import Fused, Params, Primitive, as_operand
 from pullback.core.source import Source, user_line
-from pullback.core.tensor import Array, Tensor, View
+from pullback.core.tensor import Array, Tensor, View, read_only
 from pullback.errors import FreedError, LeavesTapeError, PullbackError
 
 
@@ -138,5 +138,5 @@ class Recording(Trace):
 def stop_gradient(x: Array) -> Array:
     """The value of x, cut off from every derivative, in both modes and at every order."""
     while isinstance(x, Tensor) and x._trace.differentiating:
-        x = x._value
+        x = read_only(x._value)
     return x

@@ -24,6 +24,10 @@ class Sequential(Module):
         pairs = [layer if isinstance(layer, tuple) else (str(i), layer) for i, layer in enumerate(layers)]
         self.names: tuple[str, ...] = ()
         for name, layer in (*pairs, *named.items()):
+            if not isinstance(layer, Module):
+                raise ConfigError(
+                    f"Sequential: expected layers, got a {type(layer).__name__}; unpack a list: Sequential(*layers)"
+                )
             if hasattr(self, name):
                 raise ConfigError(f"Sequential: the name {name!r} is taken; give the layer another")
             setattr(self, name, layer)

@@ -165,8 +165,9 @@ class Module:
             shapes = [f"(N{''.join(f', {n}' for n in np.shape(y)[1:])})" for y in tree.leaves(outputs)]
             found[id(module)] = " ".join(shapes)
 
-        leaves = tree.leaves(self)
-        dtype = self._seen.get("dtype") or (plain_value(leaves[0]).dtype if leaves else np.float32)
+        # Positions for an Embedding stay integers; anything else is float64, for which no kernel has to be compiled.
+        dtype = self._seen.get("dtype", np.dtype(float))
+        dtype = np.dtype(float) if dtype.kind == "f" else dtype
         seen = {id(module): dict(module._seen) for _, module in self.modules()}
         modes = {id(module): module.training for _, module in self.modules()}
         self.eval()

@@ -21,6 +21,7 @@ import numpy as np
 from pullback.core.primitive import Multilinear
 from pullback.core.tensor import Array
 from pullback.errors import ShapeError
+from pullback.rules.compiled import worth_compiling
 from pullback.rules.windows import Padding, Pair, Tap, output_size, taps
 
 __all__ = ["conv2d", "conv2d_input_adjoint", "conv2d_weight_adjoint"]
@@ -28,6 +29,15 @@ __all__ = ["conv2d", "conv2d_input_adjoint", "conv2d_weight_adjoint"]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 THIN = 32  # with so few input channels times kernel columns, matrix products are mostly additions of outputs
 BLOCK_BYTES = 1 << 19  # what one block adds up stays in the second-level cache of one core while all taps pass over it
+
+
+def _kernels(x: Array, w: Array, multiplications: int, padding: Padding) -> Any:
+    """The compiled kernels where they serve, which is also only for equal padding on both sides; else None."""
+    if not worth_compiling(multiplications, x, w) or any(before != after for before, after in padding):
+        return None
+    from pullback.kernels import convolution
+
+    return convolution
 
 
 def _conv2d(x: Array, w: Array, *, stride: Pair = (1, 1), padding: Padding = NO_PADDING, groups: int = 1) -> Array:
@@ -47,6 +57,8 @@ def _conv2d(x: Array, w: Array, *, stride: Pair = (1, 1), padding: Padding = NO_
         expected = f"x (N, H, W, C) and w (kh, kw, C / {groups}, O)"
         raise ShapeError("conv2d", f"expected {expected}, got {x.shape} and {w.shape}")
     grid = _Grid(x.shape[1:3], w.shape[:2], stride, padding)
+    if (kernels := _kernels(x, w, len(x) * grid.outputs[0] * grid.outputs[1] * w.size // groups, padding)) is not None:
+        return kernels.forward(x, w, stride, (padding[0][0], padding[1][0]), groups)
     if grid.is_thin(x, groups):
         x, grid = grid.widen(x)
         w = w.reshape(*grid.kernel, x.shape[3], w.shape[3])
@@ -68,7 +80,10 @@ def _conv2d_input_adjoint(
 ) -> Array:
     """The adjoint of `x -> conv2d(x, w)`: from `(N, H', W', O)` to images `(N, *size, C)`. `size` is (H, W)."""
     grid = _Grid(size, w.shape[:2], stride, padding)
-    x = np.empty((len(v), *size, w.shape[2] * groups), np.result_type(v, w))
+    shape = (len(v), *size, w.shape[2] * groups)
+    if (kernels := _kernels(v, w, v.size * w.size // w.shape[3], padding)) is not None:
+        return kernels.input_adjoint(v, w, shape, stride, (padding[0][0], padding[1][0]), groups)
+    x = np.empty(shape, np.result_type(v, w))
     kernel = np.swapaxes(_split_kernel(w, groups), -1, -2)
     for images in grid.image_blocks(len(x), _bytes_per_column(x, v)):
         [source] = _to_runs(v[images], groups, 1, x.dtype)
@@ -86,6 +101,8 @@ def _conv2d_weight_adjoint(
 ) -> Array:
     """The adjoint of `w -> conv2d(x, w)`: from `(N, H', W', O)` to kernels `(*kernel, C / groups, O)`."""
     shape = (*kernel, x.shape[3] // groups, v.shape[3])
+    if (kernels := _kernels(x, v, v.size * kernel[0] * kernel[1] * shape[2], padding)) is not None:
+        return kernels.weight_adjoint(x, v, shape, stride, (padding[0][0], padding[1][0]), groups)
     grid = _Grid(x.shape[1:3], kernel, stride, padding)
     if grid.is_thin(x, groups):
         x, grid = grid.widen(x)

@@ -113,7 +113,9 @@ getitem: Linear = Linear(
     name="getitem",
     view=True,
 )
-index_add: Linear = Linear(_index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add")
+index_add: Linear = Linear(
+    _index_add, lambda g, others, template: getitem(g, *others, template=template), name="index_add"
+)
 index_update: Linear = Linear(
     _index_update,
     lambda g, others, template: _zeroed(g, others[1:], template),

@@ -14,6 +14,7 @@ import numpy as np
 from pullback.core.primitive import Elementwise, Fused
 from pullback.core.tensor import Array
 from pullback.core.trace import stop_gradient
+from pullback.rules.compiled import worth_compiling
 
 __all__ = [
     "batch_norm", "erf", "layer_norm", "log_softmax", "relu", "sigmoid", "softmax", "softmax_cross_entropy", "softplus",
@@ -157,6 +158,11 @@ def _batch_norm_forward(
     Returns:
         y of the shape of x, and the batch's mean and (biased) variance of each feature.
     """
+    if worth_compiling(8 * x.size, x, gamma, beta):
+        from pullback.kernels import normalisation
+
+        y, mean, variance = normalisation.batch_norm(x, gamma, beta, eps)
+        return (y, mean, variance), (x, gamma, mean, variance)
     rows = x.reshape(-1, x.shape[-1])
     dtype = np.result_type(x, gamma, beta)
     mean = (sum(_column_sums(rows[block]) for block in _blocks(rows)) / len(rows)).astype(dtype)
@@ -172,15 +178,20 @@ def _batch_norm_forward(
         part = np.subtract(rows[block], mean, out=y[block])
         part *= scale
         part += beta
-    return (y.reshape(x.shape), mean, variance), (x, gamma, mean, inverse)
+    return (y.reshape(x.shape), mean, variance), (x, gamma, mean, variance)
 
 
 def _batch_norm_backward(
     saved: tuple[Array, ...], g: tuple[Array, Array, Array], *, eps: float
 ) -> tuple[Array, Array, Array]:
     """With t = x - mean, everything but two sums over the batch is elementwise: d_x = a g + b t + c."""
-    x, gamma, mean, inverse = saved
+    x, gamma, mean, variance = saved
     g_y, g_mean, g_variance = g
+    if worth_compiling(8 * x.size, x, g_y, gamma) and not (g_mean.any() or g_variance.any()):
+        from pullback.kernels import normalisation
+
+        return normalisation.batch_norm_adjoint(g_y, x, gamma, np.zeros_like(mean), mean, variance, eps)
+    inverse = 1.0 / np.sqrt(variance + eps)
     rows, g_rows = x.reshape(-1, x.shape[-1]), g_y.reshape(-1, x.shape[-1])
     count = len(rows)
     sum_g, sum_gt = np.zeros(len(mean)), np.zeros(len(mean))

@@ -13,6 +13,7 @@ import numpy as np
 from pullback.core.primitive import Linear, Selection
 from pullback.core.tensor import Array, plain_value
 from pullback.errors import ShapeError
+from pullback.rules.compiled import worth_compiling
 from pullback.rules.windows import Padding, Pair, output_size, taps
 
 __all__ = ["avg_pool2d", "avg_pool2d_adjoint", "max_pool2d", "max_pool2d_route", "max_pool2d_scatter"]
@@ -26,7 +27,10 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
     Where entries tie, the first of the window in reading order is the one selected, as in every framework for pooling
     (the ties of `np.max` share their gradient instead).
     """
-    y = np.full(_pooled_shape("max_pool2d", x, window, stride, padding), -np.inf, x.dtype)
+    shape = _pooled_shape("max_pool2d", x, window, stride, padding)
+    if (kernels := _kernels(x, window, padding)) is not None:
+        return kernels.max_pool(x, window, stride, (padding[0][0], padding[1][0]))[0]
+    y = np.full(shape, -np.inf, x.dtype)
     for part in _parts(x.shape[1:3], window, stride, padding):
         target = y[part.outputs]
         np.maximum(target, x[part.inputs], out=target)
@@ -36,6 +40,8 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
 def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padding) -> Array:
     """For each output the number of the entry it came from, in one byte for windows of up to 255 entries."""
     x, y = plain_value(x), plain_value(y)
+    if (kernels := _kernels(x, window, padding)) is not None:
+        return kernels.max_pool(x, window, stride, (padding[0][0], padding[1][0]))[1]
     dtype = np.min_scalar_type(window[0] * window[1])
     choice = np.full(y.shape, np.iinfo(dtype).max, dtype)
     for part in _parts(x.shape[1:3], window, stride, padding):
@@ -60,7 +66,10 @@ def _max_pool2d_scatter(
     v: Array, *, choice: Array, size: Pair, window: Pair, stride: Pair, padding: Padding = NO_PADDING
 ) -> Array:
     """The adjoint of `max_pool2d_route`: adds each value to the entry it was picked from."""
-    x = np.zeros((v.shape[0], *size, v.shape[3]), v.dtype)
+    shape = (v.shape[0], *size, v.shape[3])
+    if (kernels := _kernels(v, window, padding)) is not None:
+        return kernels.max_pool_adjoint(v, choice, shape, window, stride, (padding[0][0], padding[1][0]))
+    x = np.zeros(shape, v.dtype)
     for part in _parts(size, window, stride, padding):
         x[part.inputs] += v[part.outputs] * (choice[part.outputs] == part.number)
     return x
@@ -125,6 +134,16 @@ avg_pool2d_adjoint: Linear = Linear(
     ),
     name="avg_pool2d_adjoint",
 )
+
+
+def _kernels(x: Array, window: Pair, padding: Padding) -> Any:
+    """The compiled kernels where they serve, which is also only for equal padding on both sides; else None."""
+    entries = window[0] * window[1]
+    if entries > 255 or not worth_compiling(x.size * entries, x) or any(before != after for before, after in padding):
+        return None
+    from pullback.kernels import pooling
+
+    return pooling
 
 
 class _Part(NamedTuple):

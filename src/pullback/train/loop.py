@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ import numpy as np
 import pullback as pb
 from pullback import nn, optim
 from pullback.core import tree
-from pullback.data import Batch, Splits
+from pullback.data import DATASETS, Batch, Splits
 from pullback.errors import NonFiniteError, RunError
+from pullback.train import files
 from pullback.train.build import (
     build_batches,
     build_model,
@@ -78,7 +80,8 @@ def fit(settings: Settings, out: str | Path, data: Splits | None = None, quiet: 
     checkpoint. Raises ConfigError, DataError, RunError (the folder is in use, holds a run, or cannot be written) and
     NonFiniteError (the loss is no longer a number).
     """
-    if Path(settings.data).is_dir():
+    Run.check_free(Path(out))
+    if settings.data not in DATASETS and Path(settings.data).exists():
         settings = replace(settings, data=str(Path(settings.data).resolve()))  # so that `resume` works from anywhere
     splits = load_data(settings) if data is None else data
     config = Config(pb.__version__, settings, measure(splits))
@@ -91,9 +94,15 @@ def resume(run: str | Path, data: Splits | None = None, checkpoint: str = "last"
     """Go on with the run in the folder `run` from its checkpoint `last`, or go back to its checkpoint `best`.
 
     `data` is needed where the run was begun with data of its own. Raises as `fit` does, and RunError where the data
-    have changed or the checkpoint cannot be used.
+    have changed or the checkpoint cannot be used. Warns where another version of pullback began the run.
     """
     opened = Run.open(run)
+    if opened.config.pullback != pb.__version__:
+        warnings.warn(
+            f"{run} was begun by pullback {opened.config.pullback} and goes on with {pb.__version__}: "
+            f"its metrics may differ from those of an unbroken run",
+            stacklevel=2,
+        )
     with opened.lock():
         if data is None:
             data = load_again(opened.config)
@@ -101,6 +110,9 @@ def resume(run: str | Path, data: Splits | None = None, checkpoint: str = "last"
             check_same(opened.config, data)
         trainer = _Trainer(opened.config, data)
         trainer.restore(opened, checkpoint)
+        if checkpoint != "last" and opened.began():
+            # At once, because the metrics are cut next, and `last` would then know of rows that are gone.
+            files.replace(opened.checkpoint_path("last"), opened.checkpoint_path(checkpoint).read_bytes())
         return _train(trainer, opened, quiet)
 
 
@@ -129,10 +141,10 @@ class _Trainer:
         self.position, model, optimizer = run.checkpoint(checkpoint)
         load_arrays(self.model, model, path)
         leaves, structure = tree.flatten(self.optimizer_state)
-        shapes = dict(zip(structure.paths(), map(np.shape, leaves), strict=True))
-        if shapes != {name: array.shape for name, array in optimizer.items()}:
+        expected = {name: (a.shape, a.dtype) for name, a in zip(structure.paths(), leaves, strict=True)}
+        if expected != {name: (a.shape, a.dtype) for name, a in optimizer.items()}:
             raise RunError(f"{path} was written with another optimiser than that of {run.config_path}: train again.")
-        self.optimizer_state = structure.unflatten([optimizer[name] for name in shapes])
+        self.optimizer_state = structure.unflatten([optimizer[name] for name in expected])
 
     def step(self, batch: Batch) -> None:
         """One step of gradient descent. Raises NonFiniteError, changing nothing, where the loss is not a number."""
@@ -205,7 +217,7 @@ class _Output:
 
     def draw(self, trainer: _Trainer) -> None:
         """Draw the curves of the rows so far."""
-        title = f"{trainer.settings.model} on {trainer.settings.data}"
+        title = f"{trainer.settings.model} on {Path(trainer.settings.data).name}"
         draw_curves(self.run.curves_path, self.run.metrics(), title)
         self.drawn = time.monotonic()
 

@@ -38,6 +38,14 @@ class Run:
             raise RunError(f"there is no run folder {folder}. `pullback train` makes one.")
         return cls(folder, read_config(folder / "config.toml"))
 
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raises RunError where `folder` already holds a run."""
+        if (folder / "config.toml").exists():
+            raise RunError(
+                f"{folder} already holds a run. Continue it with `pullback resume {folder}`, or choose another folder."
+            )
+
     @classmethod
     @contextmanager
     def begin(cls, folder: Path, config: Config) -> Iterator[Run]:
@@ -47,15 +55,9 @@ class Run:
         except OSError as error:
             raise cannot_write(folder, error) from error
         with locked(folder / ".lock"):
+            cls.check_free(folder)
             run = cls(folder, config)
-            if run.config_path.exists():
-                raise RunError(
-                    f"{folder} already holds a run. "
-                    f"Continue it with `pullback resume {folder}`, or choose another folder."
-                )
-            write_config(
-                run.config_path, config
-            )  # last, because a folder with a configuration is a run that can be resumed
+            write_config(run.config_path, config)  # from here on it is a run, and can be resumed
             yield run
 
     @contextmanager

@@ -53,8 +53,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     function = getattr(f, "__func__", type(f).__call__) if bound else f
 
     @functools.wraps(f)
-    def checkpointed(*args: Any) -> Any:
-        leaves, structure = tree.flatten((owner, *args) if bound else args)
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree.flatten(((owner, *args) if bound else args, kwargs))
         arrays = [i for i, leaf in enumerate(leaves) if _is_real(leaf)]
         shape_of_result: list[tree.Structure] = []
 
@@ -62,7 +62,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             filled = list(leaves)
             for i, value in zip(arrays, values, strict=True):
                 filled[i] = value
-            results, result_structure = tree.flatten(function(*structure.unflatten(filled)))
+            positional, named = structure.unflatten(filled)
+            results, result_structure = tree.flatten(function(*positional, **named))
             shape_of_result[:] = [result_structure]
             return tuple(results)
 

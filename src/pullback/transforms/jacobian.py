@@ -15,7 +15,7 @@ from pullback.transforms.modes import as_differentiable, grad, jvp, vjp
 Mode = Literal["auto", "forward", "reverse"]
 
 
-def jacobian(f: Callable[..., Any], argnums: int = 0, mode: Mode = "auto") -> Callable[..., Any]:
+def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0, mode: Mode = "auto") -> Callable[..., Any]:
     """The Jacobian of f: an array of shape `out.shape + in.shape` for every leaf of the result and every leaf of the
     argument.
 
@@ -26,6 +26,10 @@ def jacobian(f: Callable[..., Any], argnums: int = 0, mode: Mode = "auto") -> Ca
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ConfigError(f"jacobian: mode must be 'auto', 'forward' or 'reverse', got {mode!r}")
+
+    if not isinstance(argnums, int):
+        each = [jacobian(f, number, mode) for number in argnums]
+        return lambda *args, **kwargs: tuple(of_one(*args, **kwargs) for of_one in each)
 
     def jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
         def of_one(x: Any) -> Any:

@@ -102,6 +102,11 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
         primals: the arguments of f, as a tuple of pytrees.
         tangents: pytrees of the same structure, shapes and dtypes.
     """
+    for each in (primals, tangents):
+        if not isinstance(each, tuple | list):
+            raise TreeError(
+                f"expected tuples of arguments and of tangents, as in jvp(f, (x,), (v,)), got {type(each).__name__}"
+            )
     if len(primals) != len(tangents):
         raise TreeError(f"jvp: {len(primals)} primals but {len(tangents)} tangents")
     with Forward() as trace:
@@ -118,13 +123,23 @@ def as_differentiable(value: Any, number: int, path: str) -> Array:
     if not isinstance(value, Tensor | np.ndarray | np.generic):
         if not isinstance(value, float | int | complex) or isinstance(value, bool):
             raise DtypeError(
-                f"{_name(number, path)}: expected an array or a float, got {type(value).__name__}; "
-                "leave it out with argnums, or mark the dataclass field metadata={'static': True}"
+                f"{_name(number, path)}: expected an array or a float, got {type(value).__name__}; {_SETTING}"
+            )
+        if isinstance(value, int):
+            raise DtypeError(
+                not_differentiable(
+                    _name(number, path), np.dtype(int), f"write {value}.0, or say that it is a setting: {_SETTING}"
+                )
             )
         value = np.asarray(value)[()]
     if value.dtype.kind != "f":
-        raise DtypeError(not_differentiable(_name(number, path), value.dtype))
+        raise DtypeError(
+            not_differentiable(_name(number, path), value.dtype, f"convert it, x.astype(float), or {_SETTING}")
+        )
     return value
+
+
+_SETTING = "leave it out with argnums, or mark the dataclass field metadata={'static': True}"
 
 
 def _name(number: int, path: str) -> str:
@@ -201,10 +216,10 @@ def _check_scalar(y: Any, f: Function) -> None:
 def _warn_independent(f: Function, numbers: Sequence[int], inputs: list[_Input], gradients: dict[Leaf, Array]) -> None:
     for number, (leaves, _) in zip(numbers, inputs, strict=True):
         if leaves and gradients.keys().isdisjoint(leaves):
-            warnings.warn(
-                f"the result of {getattr(f, '__name__', 'f')} does not depend on argument {number}: its gradient is "
-                "zero. Was the value taken off the tape (t.value, stop_gradient), or the argument not used? "
-                f"Called at {user_line()}",
-                IndependentWarning,
-                stacklevel=3,
+            where = user_line()
+            name = getattr(f, "__name__", "f")
+            message = (
+                f"the result of {name} does not depend on argument {number}: its gradient is zero. Was the "
+                f"value taken off the tape (t.value, stop_gradient), or the argument not used? Called at {where}"
             )
+            warnings.warn_explicit(message, IndependentWarning, where.file, where.line)

@@ -1,0 +1,201 @@
+"""Two-dimensional convolution of float32 images and its two adjoints, by whichever algorithm is cheapest for the shape.
+Images are (N, H, W, C), weights (kh, kw, C / groups, O); "convolution" is what neural networks mean by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pullback.errors import ConfigError, ShapeError
+from pullback.kernels import runtime, shifted, tiny, winograd
+
+Pair = int | tuple[int, int]
+
+
+class Shape(NamedTuple):
+    """Everything an algorithm is chosen by."""
+
+    images: int
+    height: int
+    width: int
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    groups: int
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        size = (self.height, self.width)
+        rows, columns = (
+            (size[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1 for axis in range(2)
+        )
+        return rows, columns
+
+
+def forward(
+    x: Any, w: Any, stride: Pair = 1, padding: Pair = 0, groups: int = 1, out: Any = None, algorithm: str | None = None
+) -> Any:
+    """y[n, i, j, o] = sum over a, b, c of x[n, i s + a - p, j s + b - p, c] w[a, b, c, o], x zero outside.
+
+    Args:
+        x: (N, H, W, C) float32.
+        w: (kh, kw, C / groups, O) float32.
+        stride, padding: one number, or one for rows and one for columns.
+        groups: input and output channels are split into so many groups that do not mix.
+        out: where to put the result, (N, OH, OW, O); made if not given.
+        algorithm: a name from `costs`, in place of the cheapest.
+    """
+    shape = _shape(x.shape, w.shape, stride, padding, groups)
+    y = _result(out, (shape.images, *shape.output_size, shape.outputs), "forward")
+    x, w = _input(x), _input(w)
+    match _pick("forward", shape, algorithm):
+        case "winograd":
+            winograd.forward(x, w, y, shape.padding)
+        case "tiny":
+            tiny.forward(x, w, y, shape.stride, shape.padding)
+        case _:
+            shifted.forward(x, w, y, shape.stride, shape.padding, groups)
+    return y
+
+
+def input_adjoint(
+    g: Any, w: Any, input_shape: tuple[int, ...], stride: Pair = 1, padding: Pair = 0, groups: int = 1, out: Any = None,
+    algorithm: str | None = None,
+) -> Any:  # fmt: skip
+    """The adjoint of x -> `forward(x, w)`: <g, forward(x, w)> = <input_adjoint(g, w, x.shape), x>."""
+    shape = _shape(input_shape, w.shape, stride, padding, groups)
+    _expect_gradient(g, shape)
+    dx = _result(out, tuple(input_shape), "input_adjoint")
+    g, w = _input(g), _input(w)
+    match _pick("input_adjoint", shape, algorithm):
+        case "winograd":
+            winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
+        case "tiny":
+            tiny.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case _:
+            shifted.input_adjoint(g, w, dx, shape.stride, shape.padding, groups)
+    return dx
+
+
+def weight_adjoint(
+    x: Any, g: Any, weight_shape: tuple[int, ...], stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    out: Any = None, algorithm: str | None = None,
+) -> Any:  # fmt: skip
+    """The adjoint of w -> `forward(x, w)`: <g, forward(x, w)> = <weight_adjoint(x, g, w.shape), w>."""
+    shape = _shape(x.shape, weight_shape, stride, padding, groups)
+    _expect_gradient(g, shape)
+    dw = _result(out, tuple(weight_shape), "weight_adjoint")
+    x, g = _input(x), _input(g)
+    match _pick("weight_adjoint", shape, algorithm):
+        case "winograd":
+            winograd.weight_adjoint(x, g, dw, shape.padding)
+        case "tiny":
+            tiny.weight_adjoint(x, g, dw, shape.stride, shape.padding)
+        case _:
+            shifted.weight_adjoint(x, g, dw, shape.stride, shape.padding, groups)
+    return dw
+
+
+def choose(
+    direction: str,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Pair = 1,
+    padding: Pair = 0,
+    groups: int = 1,
+) -> str:
+    """The algorithm that `direction` ("forward", "input_adjoint", "weight_adjoint") uses for these shapes."""
+    return _pick(direction, _shape(input_shape, weight_shape, stride, padding, groups), None)
+
+
+def costs(direction: str, shape: Shape) -> dict[str, float]:
+    """Estimated cost of every algorithm that can serve the shape, in multiply-adds at the rate of a matrix product.
+
+    The factors are measured: the products of Winograd's transformed tiles are too thin for the full rate, and a
+    transform of a channel of a tile costs what about 300 multiply-adds would.
+    """
+    rows, columns = shape.output_size
+    inputs, outputs = shape.inputs // shape.groups, shape.outputs // shape.groups
+    taps = shape.kernel[0] * shape.kernel[1]
+    found = {"shifted": float(shape.images * rows * columns * taps * inputs * outputs * shape.groups)}
+    if direction == "input_adjoint":
+        found["shifted"] *= shape.height * shape.width / (rows * columns * shape.stride[0] * shape.stride[1])
+    if shape.kernel == (3, 3) and shape.stride == (1, 1) and max(shape.padding) <= 2 and shape.groups == 1:
+        tiles_y, tiles_x = -(-rows // 4), -(-columns // 4)
+        if direction == "input_adjoint":
+            tiles_y, tiles_x = -(-shape.height // 4), -(-shape.width // 4)
+        tiles = shape.images * tiles_y * tiles_x
+        products = 36 * tiles * inputs * outputs
+        transforms = 300 * (tiles * (inputs * -(-outputs // 64) + outputs) + inputs * outputs)
+        found["winograd"] = 1.1 * products + transforms
+    if shape.groups == 1 and shape.images * max(shape.height * shape.width, rows * columns) <= tiny.MOST_PIXELS:
+        reached = _reached(shape, 0) * _reached(shape, 1)
+        filled = -(-shape.images // 4) * 4  # rows of a product go by four
+        found["tiny"] = 1.15 * filled * reached * inputs * outputs + 8 * taps * inputs * outputs
+    return found
+
+
+def _reached(shape: Shape, axis: int) -> int:
+    """Pairs of an output pixel and a tap, along one axis, that meet a pixel of the image."""
+    size, padding, stride = (shape.height, shape.width)[axis], shape.padding[axis], shape.stride[axis]
+    positions = range(-padding, shape.output_size[axis] * stride - padding, stride)
+    return sum(0 <= position + tap < size for position in positions for tap in range(shape.kernel[axis]))
+
+
+def _pick(direction: str, shape: Shape, asked: str | None) -> str:
+    table = costs(direction, shape)
+    if asked is None:
+        return min(table, key=lambda name: table[name])
+    if asked not in table:
+        raise ConfigError(
+            f"convolution {direction}: algorithm {asked!r} cannot serve {shape}; these can: {', '.join(table)}"
+        )
+    return asked
+
+
+def as_pair(value: Pair) -> tuple[int, int]:
+    """One number stands for rows and columns."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _shape(x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, groups: int) -> Shape:
+    if len(x) != 4 or len(w) != 4:
+        raise ShapeError("convolution", f"expected images (N, H, W, C) and weights (kh, kw, C, O), got {x} and {w}")
+    if x[3] != w[2] * groups or w[3] % groups:
+        raise ShapeError(
+            "convolution",
+            f"expected images with {w[2] * groups} channels ({w[2]} x {groups} groups) and outputs divisible by "
+            f"groups, got images {x} and weights {w}",
+        )
+    shape = Shape(x[0], x[1], x[2], x[3], w[3], (w[0], w[1]), as_pair(stride), as_pair(padding), groups)
+    if min(shape.output_size) < 1:
+        raise ShapeError(
+            "convolution",
+            f"expected images of at least {w[0] - 2 * shape.padding[0]} x {w[1] - 2 * shape.padding[1]} pixels for a "
+            f"{w[0]} x {w[1]} kernel with padding {shape.padding}, got {x[1]} x {x[2]}",
+        )
+    return shape
+
+
+def _expect_gradient(g: Any, shape: Shape) -> None:
+    expected = (shape.images, *shape.output_size, shape.outputs)
+    if tuple(g.shape) != expected:
+        raise ShapeError("convolution", f"expected a gradient of shape {expected}, that of the output, got {g.shape}")
+
+
+def _input(array: Any) -> Any:
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _result(out: Any, shape: tuple[int, ...], name: str) -> Any:
+    if out is None:
+        return runtime.empty(shape)
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ShapeError(
+            f"convolution {name}", f"expected out as contiguous float32 {shape}, got {out.dtype} {out.shape}"
+        )
+    return out

@@ -1,0 +1,178 @@
+"""Batch normalisation over all axes but the last (arXiv:1502.03167), optionally with a ReLU behind it.
+Forward reads x twice and writes y; the adjoint reads g and x twice and writes dx. No other array of that size is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pullback.kernels import runtime
+from pullback.kernels.runtime import Floats, kernel, portion
+from pullback.kernels.simd import inline
+
+_ROWS = 64  # summed in float32 before they are added to a larger sum
+
+
+def batch_norm(
+    x: Any, gamma: Any, beta: Any, epsilon: float, relu: bool = False, out: Any = None
+) -> tuple[Any, Any, Any]:
+    """y = gamma (x - mean) / sqrt(variance + epsilon) + beta for x (..., C), with negative y set to zero if `relu`.
+
+    Returns y, and the batch's mean and variance (that of the batch itself, divided by N), each (C,) float32.
+    """
+    mean, variance = moments(x)
+    scale, shift = affine(gamma, beta, mean, variance, epsilon)
+    return normalise(x, scale, shift, relu, out), mean, variance
+
+
+def batch_norm_adjoint(
+    g: Any, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, relu: bool = False, out: Any = None
+) -> tuple[Any, Any, Any]:
+    """dx, dgamma and dbeta of `batch_norm`, for g like y; the mean and variance are differentiated too.
+
+    With xhat = (x - mean) / sqrt(variance + epsilon), and g zero where the ReLU is, dbeta = sum g, dgamma = sum g xhat,
+    dx = gamma / sqrt(variance + epsilon) (g - dbeta / N - xhat dgamma / N).
+    """
+    g, x = np.ascontiguousarray(g, np.float32), np.ascontiguousarray(x, np.float32)
+    channels = x.shape[-1]
+    rows = x.size // channels
+    scale, shift = affine(gamma, beta, mean, variance, epsilon)
+    threads = runtime.threads()
+    sums = runtime.empty((threads, 2 * channels))
+    room, room_size = runtime.scratch(2 * channels)
+    gradient_sums(
+        g, x, np.ascontiguousarray(mean, np.float32), scale, shift, relu, rows, channels, sums, room, room_size
+    )
+    dbeta, centred = sums.sum(axis=0, dtype=np.float64).reshape(2, channels)
+    inverse = 1.0 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    dgamma = centred * inverse
+    factor = np.asarray(gamma, np.float64) * inverse
+    of_x = -factor * inverse * dgamma / rows
+    constant = -factor * dbeta / rows - of_x * np.asarray(mean, np.float64)
+    dx = runtime.empty(x.shape) if out is None else out
+    coefficients = [each.astype(np.float32) for each in (factor, of_x, constant)]
+    gradient_of_normalised(g, x, *coefficients, scale, shift, relu, rows, channels, dx)
+    return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
+
+
+def moments(x: Any) -> tuple[Any, Any]:
+    """The mean and variance over all axes but the last, (C,) float32 each, accurate for data far from zero as well."""
+    x = np.ascontiguousarray(x, np.float32)
+    channels = x.shape[-1]
+    rows = x.size // channels
+    threads = runtime.threads()
+    found = runtime.empty((threads, 2, channels))
+    room, room_size = runtime.scratch(2 * channels)
+    channel_moments(x, rows, channels, found, room, room_size)
+    counts = np.array([rows * (i + 1) // threads - rows * i // threads for i in range(threads)], np.float64)[:, None]
+    means, squares = found[:, 0].astype(np.float64), found[:, 1].astype(np.float64)
+    mean = (counts * means).sum(axis=0) / rows
+    variance = (squares + counts * (means - mean) ** 2).sum(axis=0) / rows
+    return mean.astype(np.float32), variance.astype(np.float32)
+
+
+def affine(gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, Any]:
+    """The scale and shift, (C,) float32 each, with which normalisation is x scale + shift."""
+    scale = np.asarray(gamma, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    shift = np.asarray(beta, np.float64) - np.asarray(mean, np.float64) * scale
+    return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def normalise(x: Any, scale: Any, shift: Any, relu: bool = False, out: Any = None) -> Any:
+    """x scale + shift for x (..., C), with negative results set to zero if `relu`."""
+    x = np.ascontiguousarray(x, np.float32)
+    y = runtime.empty(x.shape) if out is None else out
+    apply_affine(x, scale, shift, relu, x.size // x.shape[-1], x.shape[-1], y)
+    return y
+
+
+@kernel
+def channel_moments(
+    thread: int, threads: int, x: Floats, rows: int, channels: int, found: Floats, room: Floats, room_size: int
+) -> None:
+    """A thread's mean and sum of squared deviations, from those of small blocks (Chan, Golub and LeVeque 1979)."""
+    start, stop = portion(rows, thread, threads)
+    mean, squares = thread * 2 * channels, (thread * 2 + 1) * channels
+    block_mean, block_squares = thread * room_size, thread * room_size + channels
+    for c in range(2 * channels):
+        found[mean + c] = np.float32(0.0)
+    for first in range(start, stop, _ROWS):
+        last = min(first + _ROWS, stop)
+        for c in range(2 * channels):
+            room[block_mean + c] = np.float32(0.0)
+        for row in range(first, last):
+            for c in range(channels):
+                room[block_mean + c] += x[row * channels + c]
+        share = np.float32(1.0 / (last - first))
+        for c in range(channels):
+            room[block_mean + c] *= share
+        for row in range(first, last):
+            for c in range(channels):
+                deviation = x[row * channels + c] - room[block_mean + c]
+                room[block_squares + c] += deviation * deviation
+        weight = np.float32((last - first) / (last - start))
+        cross = np.float32((last - first) * (first - start) / (last - start))
+        for c in range(channels):
+            difference = room[block_mean + c] - found[mean + c]
+            found[mean + c] += difference * weight
+            found[squares + c] += room[block_squares + c] + difference * difference * cross
+
+
+@kernel
+def apply_affine(
+    thread: int, threads: int, x: Floats, scale: Floats, shift: Floats, relu: bool, rows: int, channels: int, y: Floats
+) -> None:
+    """y = x scale + shift, or its positive part."""
+    start, stop = portion(rows, thread, threads)
+    for row in range(start, stop):
+        at = row * channels
+        if relu:
+            for c in range(channels):
+                y[at + c] = max(x[at + c] * scale[c] + shift[c], np.float32(0.0))
+        else:
+            for c in range(channels):
+                y[at + c] = x[at + c] * scale[c] + shift[c]
+
+
+@inline
+def _through_relu(g: float, x: float, scale: float, shift: float, relu: bool) -> Any:
+    return g if not relu or x * scale + shift > np.float32(0.0) else np.float32(0.0)
+
+
+@kernel
+def gradient_sums(
+    thread: int, threads: int, g: Floats, x: Floats, mean: Floats, scale: Floats, shift: Floats, relu: bool,
+    rows: int, channels: int, sums: Floats, room: Floats, room_size: int,
+) -> None:  # fmt: skip
+    """A thread's sums of g and of g (x - mean) over rows."""
+    start, stop = portion(rows, thread, threads)
+    total, block = thread * 2 * channels, thread * room_size
+    for c in range(2 * channels):
+        sums[total + c] = np.float32(0.0)
+    for first in range(start, stop, _ROWS):
+        for c in range(2 * channels):
+            room[block + c] = np.float32(0.0)
+        for row in range(first, min(first + _ROWS, stop)):
+            at = row * channels
+            for c in range(channels):
+                value = _through_relu(g[at + c], x[at + c], scale[c], shift[c], relu)
+                room[block + c] += value
+                room[block + channels + c] += value * (x[at + c] - mean[c])
+        for c in range(2 * channels):
+            sums[total + c] += room[block + c]
+
+
+@kernel
+def gradient_of_normalised(
+    thread: int, threads: int, g: Floats, x: Floats, factor: Floats, of_x: Floats, constant: Floats,
+    scale: Floats, shift: Floats, relu: bool, rows: int, channels: int, dx: Floats,
+) -> None:  # fmt: skip
+    """dx = g factor + x of_x + constant."""
+    start, stop = portion(rows, thread, threads)
+    for row in range(start, stop):
+        at = row * channels
+        for c in range(channels):
+            value = _through_relu(g[at + c], x[at + c], scale[c], shift[c], relu)
+            dx[at + c] = value * factor[c] + (x[at + c] * of_x[c] + constant[c])

@@ -1,0 +1,147 @@
+"""Matrix product, pooling, normalisation and optimiser kernels against NumPy in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pullback.errors import ShapeError
+from pullback.kernels import elementwise, matmul, normalisation, pooling, reference
+
+SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (64, 64, 64), (1, 700, 10), (130, 33, 257)]
+IMAGES = [(1, 5, 7, 3), (7, 31, 29, 5), (33, 2, 2, 48), (2, 1, 1, 100), (3, 8, 8, 64)]
+WINDOWS = [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 0), ((3, 2), (2, 3), (1, 0)), (1, 1, 0), (3, 3, 0)]
+
+
+def _normal(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "depth", "columns"), SIZES)
+def test_products(rows: int, depth: int, columns: int) -> None:
+    a, b = _normal(rows, depth), _normal(depth, columns)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    bound = 1e-6 * depth
+    np.testing.assert_allclose(matmul.product(a, b), exact, rtol=0, atol=bound)
+    np.testing.assert_allclose(matmul.product_transposed_right(a, b.T.copy()), exact, rtol=0, atol=bound)
+    np.testing.assert_allclose(matmul.product_transposed_left(a.T.copy(), b), exact, rtol=0, atol=bound)
+    np.testing.assert_allclose(matmul.product(b.T, a.T), exact.T, rtol=0, atol=bound)
+
+
+def test_products_of_nothing_and_of_the_wrong_sizes() -> None:
+    np.testing.assert_array_equal(
+        matmul.product(np.ones((3, 0), np.float32), np.ones((0, 2), np.float32)), np.zeros((3, 2))
+    )
+    assert matmul.product(np.ones((0, 3), np.float32), np.ones((3, 2), np.float32)).shape == (0, 2)
+    with pytest.raises(ShapeError, match=r"inner sizes differ, a \(2, 3\) and b \(2, 3\)"):
+        matmul.product(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+
+
+def _fits(shape: Any, window: Any, padding: Any) -> bool:
+    (kh, kw), (pad_y, pad_x) = np.broadcast_to(window, 2), np.broadcast_to(padding, 2)
+    return bool(shape[1] + 2 * pad_y >= kh and shape[2] + 2 * pad_x >= kw)
+
+
+POOLS = [(shape, *window) for shape in IMAGES for window in WINDOWS if _fits(shape, window[0], window[2])]
+
+
+@pytest.mark.parametrize(("shape", "window", "stride", "padding"), POOLS)
+def test_max_pool(shape: Any, window: Any, stride: Any, padding: Any) -> None:
+    x = np.round(_normal(*shape), 1)  # rounded, so that ties occur
+    y, places = pooling.max_pool(x, window, stride, padding)
+    exact, exact_places = reference.max_pool(x, window, stride, padding)
+    np.testing.assert_array_equal(y, exact)
+    np.testing.assert_array_equal(places, exact_places)
+    g = _normal(*y.shape)
+    dx = pooling.max_pool_adjoint(g, places, x.shape, window, stride, padding)
+    assert dx.dtype == np.float32
+    exact = reference.max_pool_adjoint(g.astype(np.float64), exact_places, x.shape, window, stride, padding)
+    np.testing.assert_allclose(dx, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_max_pool_keeps_nan_and_infinity() -> None:
+    x = np.full((1, 2, 4, 1), -np.inf, np.float32)
+    x[0, 1, 0, 0] = np.nan
+    y, places = pooling.max_pool(x, 2, 2)
+    assert np.isnan(y[0, 0, 0, 0])
+    assert places[0, 0, 0, 0] == 2
+    assert y[0, 0, 1, 0] == -np.inf
+    assert places[0, 0, 1, 0] == 0
+
+
+def test_max_pool_explains_windows_that_do_not_fit() -> None:
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    with pytest.raises(ShapeError, match="at most 256 pixels"):
+        pooling.max_pool(x, 17, 1)
+    with pytest.raises(ShapeError, match="less padding than window"):
+        pooling.max_pool(x, 2, 2, 2)
+    with pytest.raises(ShapeError, match=r"images of at least \(5, 5\)"):
+        pooling.max_pool(x, 5, 1)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [*IMAGES, (33, 100), (400, 3)])
+def test_batch_norm(shape: Any, relu: bool) -> None:
+    x, g = 3.0 + 2.0 * _normal(*shape), _normal(*shape[::-1]).reshape(shape)
+    gamma, beta = 1.0 + 0.1 * _normal(shape[-1]), _normal(shape[-1])
+    x, g, gamma, beta = (each.astype(np.float32) for each in (x, g, gamma, beta))
+    wide = [each.astype(np.float64) for each in (x, gamma, beta)]
+    found = normalisation.batch_norm(x, gamma, beta, 1e-3, relu)
+    exact = reference.batch_norm(*wide, 1e-3, relu)
+    for mine, theirs in zip(found, exact, strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    adjoint = normalisation.batch_norm_adjoint(g, x, gamma, beta, *found[1:], 1e-3, relu)
+    exact_adjoint = reference.batch_norm_adjoint(g.astype(np.float64), *wide, *exact[1:], 1e-3, relu)
+    for mine, theirs in zip(adjoint, exact_adjoint, strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-3)
+
+
+def test_batch_norm_adjoint_matches_finite_differences() -> None:
+    random = np.random.default_rng(0)
+    x, gamma, beta, g = (random.standard_normal(s) for s in ((6, 3), 3, 3, (6, 3)))
+    _, mean, variance = reference.batch_norm(x, gamma, beta, 1e-3)
+    dx, _, _ = reference.batch_norm_adjoint(g, x, gamma, beta, mean, variance, 1e-3)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-6
+        above = reference.batch_norm(x + step, gamma, beta, 1e-3)[0]
+        below = reference.batch_norm(x - step, gamma, beta, 1e-3)[0]
+        assert dx[index] == pytest.approx(np.vdot(g, above - below) / 2e-6, abs=1e-7)
+
+
+def test_moments_of_data_far_from_zero() -> None:
+    x = 1000.0 + _normal(5000, 8)
+    mean, variance = normalisation.moments(x)
+    np.testing.assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("size", [1, 33, 5000])
+def test_adam(size: int, decay: float) -> None:
+    state = [_normal(size), np.zeros(size, np.float32), np.zeros(size, np.float32)]
+    exact = [each.astype(np.float64) for each in state]
+    for step in range(1, 5):
+        g = np.random.default_rng(step).standard_normal(size).astype(np.float32)
+        elementwise.adam(state[0], g, state[1], state[2], step, 1e-2, weight_decay=decay)
+        exact = list(reference.adam(exact[0], g.astype(np.float64), exact[1], exact[2], step, 1e-2, weight_decay=decay))
+    for mine, theirs in zip(state, exact, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("momentum", "decay", "nesterov"), [(0.0, 0.0, False), (0.9, 0.1, False), (0.9, 0.1, True)])
+def test_sgd(momentum: float, decay: float, nesterov: bool) -> None:
+    state = [_normal(333), np.zeros(333, np.float32)]
+    exact = [each.astype(np.float64) for each in state]
+    for step in range(4):
+        g = np.random.default_rng(step).standard_normal(333).astype(np.float32)
+        elementwise.sgd(state[0], g, state[1], 0.1, momentum, decay, nesterov)
+        exact = list(reference.sgd(exact[0], g.astype(np.float64), exact[1], 0.1, momentum, decay, nesterov))
+    for mine, theirs in zip(state, exact, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ShapeError, match="buffers of one size"):
+        elementwise.sgd(state[0], state[0][:5], state[1], 0.1)

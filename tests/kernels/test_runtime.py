@@ -1,0 +1,137 @@
+"""Threads, memory and the cache of compiled kernels: damaged, not writable, for another CPU, shared by threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pullback.errors import ConfigError
+from pullback.kernels import convolution, elementwise, runtime
+
+_ONE_STEP = """
+import numpy as np
+from pullback.kernels import elementwise, simd
+p, g, v = np.ones(100, np.float32), np.full(100, 2.0, np.float32), np.zeros(100, np.float32)
+elementwise.sgd(p, g, v, 0.25)
+assert (p == 0.5).all()
+print("width", simd.WIDTH)
+"""
+
+
+def _run(code: str, cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PULLBACK_CACHE": str(cache), **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_kernels_are_compiled_once_and_damage_is_survived(tmp_path: Path) -> None:
+    first = _run(_ONE_STEP, tmp_path)
+    assert "compiling kernels for this CPU (once)" in first.stderr
+    assert "sgd step" in first.stderr
+    assert _run(_ONE_STEP, tmp_path).stderr == ""
+
+    for file in tmp_path.rglob("*.nb*"):
+        file.write_bytes(file.read_bytes()[:40])
+    damaged = _run(_ONE_STEP, tmp_path)
+    assert damaged.stderr.count("UserWarning") == 1
+    assert "cannot be read" in damaged.stderr
+    assert "compiling kernels" in damaged.stderr
+    assert _run(_ONE_STEP, tmp_path).stderr == "", "the damaged files were not replaced"
+
+
+def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
+    file = tmp_path / "not-a-folder"
+    file.write_text("")
+    done = _run(_ONE_STEP, file)
+    assert done.stderr.count("UserWarning") == 1
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cpu", "width"), [("haswell", 8), ("nehalem", 4)])
+def test_narrower_vectors_give_the_same_results(cpu: str, width: int, tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from pullback.kernels import convolution as c, reference as r, simd
+random = np.random.default_rng(0)
+for algorithm in ("winograd", "shifted", "tiny"):
+    for inputs, outputs in ((20, 37), (64, 64)):
+        x = random.standard_normal((3, 7, 9, inputs)).astype(np.float32)
+        w = random.standard_normal((3, 3, inputs, outputs)).astype(np.float32)
+        g = random.standard_normal((3, 7, 9, outputs)).astype(np.float32)
+        pairs = [(c.forward(x, w, 1, 1, algorithm=algorithm), r.forward(x, w, 1, 1)),
+                 (c.input_adjoint(g, w, x.shape, 1, 1, algorithm=algorithm), r.input_adjoint(g, w, x.shape, 1, 1)),
+                 (c.weight_adjoint(x, g, w.shape, 1, 1, algorithm=algorithm), r.weight_adjoint(x, g, w.shape, 1, 1))]
+        for found, exact in pairs:
+            assert np.abs(found - exact).max() < 1e-4 * np.abs(exact).max()
+print("width", simd.WIDTH)
+"""
+    done = _run(code, tmp_path, NUMBA_CPU_NAME=cpu)
+    assert int(done.stdout.split()[-1]) <= width
+
+
+def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 9, 9, 20)).astype(np.float32)
+    w = random.standard_normal((3, 3, 20, 40)).astype(np.float32)
+    monkeypatch.delenv("PULLBACK_NUM_THREADS", raising=False)
+    assert runtime.threads() >= 1
+    expected = convolution.forward(x, w, 1, 1)
+    for count in ("1", "3", "7"):
+        monkeypatch.setenv("PULLBACK_NUM_THREADS", count)
+        assert runtime.threads() == int(count)
+        for algorithm in ("winograd", "shifted", "tiny"):
+            found = convolution.forward(x, w, 1, 1, algorithm=algorithm)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
+    for wrong in ("0", "-1", "two", ""):
+        monkeypatch.setenv("PULLBACK_NUM_THREADS", wrong)
+        with pytest.raises(ConfigError, match="PULLBACK_NUM_THREADS: expected a whole number"):
+            runtime.threads()
+
+
+def test_buffers_start_on_a_cache_line() -> None:
+    for shape, kind in ((3, np.float32), ((5, 7), np.float32), (1, np.uint8), ((2, 1), np.float32)):
+        array = runtime.empty(shape, kind)
+        assert array.shape == np.empty(shape).shape
+        assert array.dtype == kind
+        assert array.ctypes.data % 64 == 0
+    room, step = runtime.scratch(100)
+    assert step >= 100
+    assert room.size >= step * runtime.threads()
+    assert step % 16 == 0
+
+
+def test_kernels_may_be_called_from_several_threads() -> None:
+    random = np.random.default_rng(0)
+    inputs = [random.standard_normal((2, 8, 8, 16)).astype(np.float32) for _ in range(4)]
+    w = random.standard_normal((3, 3, 16, 32)).astype(np.float32)
+    expected = [convolution.forward(x, w, 1, 1) for x in inputs]
+    found: list[Any] = [None] * len(inputs)
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            found[index] = convolution.forward(inputs[index], w, 1, 1)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(inputs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for mine, exact in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, exact)
+
+
+def test_kernels_refuse_arrays_they_would_misread() -> None:
+    p = np.zeros(4, np.float32)
+    with pytest.raises(TypeError, match="contiguous float32"):
+        elementwise.sgd(p, p.astype(np.float64), p.copy(), 0.1)
+    with pytest.raises(TypeError, match="contiguous float32"):
+        elementwise.sgd(p, np.zeros(8, np.float32)[::2], p.copy(), 0.1)
