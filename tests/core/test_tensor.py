@@ -298,6 +298,36 @@ def test_complex_numbers_are_refused() -> None:
             pb.jvp(f, (1.0,), (1.0,))
 
 
+def test_views_of_constants_are_views_too() -> None:
+    def f(x: Any) -> Any:
+        y = np.zeros_like(x)
+        v = y[:2]
+        y[0] = x[0]
+        return np.sum(v)
+
+    with pytest.raises(pb.AliasError):  # NumPy would see the write through v
+        pb.grad(f)(np.array([3.0, 4.0, 5.0]))
+
+
+def test_what_leaves_the_tape_as_a_view_is_read_only() -> None:
+    x = pb.tensor(np.arange(4.0))
+    with pb.no_grad():
+        part = x[:2]
+    for plain in (part, pb.stop_gradient(x), x.value):
+        with pytest.raises(ValueError, match="read-only"):
+            plain[0] = 9.0
+
+
+def test_a_leaf_written_to_keeps_the_gradient_of_what_it_was_made_with() -> None:
+    t = pb.tensor([1.0, 2.0])
+    t += 1.0
+    t[0] *= 3.0
+    np.sum(t * t).backward()
+    np.testing.assert_array_equal(t.grad, [2 * 6.0 * 3.0, 2 * 3.0])
+    t.grad = None
+    assert t.grad is None
+
+
 def test_writes_that_no_view_can_see_are_allowed() -> None:
     t = pb.tensor(np.arange(4.0))
     first = t[0:1]
@@ -343,6 +373,16 @@ def _augmented(t: Any) -> Any:
     return a
 
 
+def _mean_of_list(t: Any) -> Any:
+    return np.mean([t, 2.0])
+
+
+def _two_statements(t: Any) -> Any:
+    a = np.zeros(2)
+    a[0] = t
+    return a
+
+
 def _out(t: Any) -> Any:
     a = np.zeros(())
     return np.add(t, 1.0, out=a)
@@ -361,6 +401,8 @@ def _int(t: Any) -> Any:
         (_float, "t.value"),
         (_math, "use np.sin instead of math.sin"),
         (_augmented, r"np.zeros_like\(t, shape=...\)"),
+        (_mean_of_list, r"np.stack\(\[...\]\)"),
+        (_two_statements, r"np.zeros_like\(t, shape=...\)"),
         (_out, r"np.zeros_like\(t, shape=...\)"),
         (_int, "t.value"),
     ],

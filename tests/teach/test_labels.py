@@ -305,7 +305,7 @@ def test_a_full_disk(colours: Any, teacher: Counting, tmp_path: Path, monkeypatc
         replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RunError, match=r"No space left.*run the same command again"):
+    with pytest.raises(RunError, match=r"disk is full.*run the same command again"):
         label_folder(folder, teacher, tmp_path / "out", batch_size=4, shard_rows=8)
     assert len(LabelTable(tmp_path / "out")) == 8
     monkeypatch.undo()

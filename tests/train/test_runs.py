@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 import pullback as pb
+from pullback import files
 from pullback.data import Batch, Dataset, Splits, load_digits
 from pullback.errors import DataError, NonFiniteError, RunError
-from pullback.train import Run, Settings, evaluate, files, fit, loop, predict, resume
+from pullback.files import JsonLines, locked
+from pullback.train import Run, Settings, evaluate, fit, loop, predict, resume
 from pullback.train.curves import draw_curves
-from pullback.train.files import JsonLines, locked
 
 SETTINGS = Settings(
     model="mlp", hidden=(16,), steps=11, eval_every=5, log_every=4, checkpoint_every=0.0, lr=3e-3, seed=1

@@ -103,6 +103,9 @@ def test_jacobian_of_a_second_argument_and_of_nothing() -> None:
     np.testing.assert_array_equal(pb.jacobian(lambda a, x: a * x, argnums=1)(3.0, np.ones(2)), 3 * np.eye(2))
     assert pb.jacobian(lambda x: x[:0])(np.ones(2)).shape == (0, 2)
     assert pb.jacobian(lambda x: x)(np.ones(0)).shape == (0, 0)
+    both = pb.jacobian(lambda a, x: a * x, argnums=(0, 1))(3.0, np.ones(2))
+    np.testing.assert_array_equal(both[0], np.ones(2))
+    np.testing.assert_array_equal(both[1], 3 * np.eye(2))
     with pytest.raises(pb.ConfigError, match="mode"):
         pb.jacobian(np.sin, mode="sideways")  # type: ignore[arg-type]
 
@@ -267,6 +270,12 @@ def test_checkpoint_gives_the_same_derivatives() -> None:
     )
 
 
+def test_checkpoint_takes_keywords() -> None:
+    scaled = pb.checkpoint(lambda x, *, by, power: np.sum((x * by) ** power))
+    x = np.array([1.0, 2.0])
+    np.testing.assert_allclose(pb.grad(lambda x, b: scaled(x, by=b, power=2), (0, 1))(x, 3.0)[0], 2 * 9 * x)
+
+
 def test_checkpoint_saves_memory_and_refuses_what_is_not_repeatable() -> None:
     import tracemalloc
 
@@ -352,6 +361,20 @@ def test_a_result_that_does_not_depend_on_the_input_is_warned_of() -> None:
         warnings.simplefilter("error", pb.IndependentWarning)
         with pytest.raises(pb.IndependentWarning):
             pb.grad(lambda x: pb.stop_gradient(x))(1.0)
+
+
+def test_a_bare_array_of_primals_is_refused() -> None:
+    with pytest.raises(pb.TreeError, match=r"jvp\(f, \(x,\), \(v,\)\), got ndarray"):
+        pb.jvp(np.sin, np.ones(2), np.ones(2))  # type: ignore[arg-type]
+    with pytest.raises(pb.TreeError, match="got ndarray"):
+        pb.hvp(np.sum, np.ones(2), (np.ones(2),))  # type: ignore[arg-type]
+
+
+def test_the_mend_fits_what_was_given() -> None:
+    with pytest.raises(pb.DtypeError, match=r"write 3.0"):
+        pb.grad(lambda x: x)(3)
+    with pytest.raises(pb.DtypeError, match=r"static"):
+        pb.grad(lambda p: p.w)(Params(1.0, 2))
 
 
 def test_wrong_structures_are_named() -> None:

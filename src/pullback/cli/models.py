@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +30,8 @@ class Command(Options):
         texts: list[str] = []
         for name, build in MODELS.items():
             model = build(self.image_shape, self.classes)
-            records.append({"name": name, "parameters": count_parameters(model), "layers": _layers(model.summary())})
+            layers = [row._asdict() for row in model.rows()]
+            records.append({"name": name, "parameters": count_parameters(model), "layers": layers})
             texts.append(f"{name}\n\n{model.summary()}")
         self.show(records, "\n\n\n".join(texts))
         return 0
-
-
-def _layers(summary: str) -> list[dict[str, Any]]:
-    """The rows of a module's summary between its two rules; columns are two spaces or more apart."""
-    rows = [re.split(r" {2,}", line) for line in summary.splitlines()[2:-2]]
-    return [
-        {"name": name, "layer": layer, "output_shape": shape, "parameters": int(parameters.replace(",", ""))}
-        for name, layer, shape, parameters in rows
-    ]

@@ -1,9 +1,7 @@
 """Fingerprints of arrays that the tape relies on and that the user could still change.
 
 An array saved for the backward pass and changed afterwards gives a wrong gradient in silence. Arrays that nobody can
-write to
-(read-only, as the data pipeline makes them) need no fingerprint and cost nothing.
-"""
+write to (read-only, as the data pipeline makes them) need no fingerprint and cost nothing."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ def fingerprint(x: np.ndarray[Any, Any]) -> int:
     """A number that changes when any element does, at about the speed of reading the array twice.
 
     Large arrays are read as a matrix of 64-bit words whose column sums and row sums (modulo 2**64) are hashed: a
-    changed word
-    changes one of each, and so does moving a word to another place, unless row and column stay the same.
+    changed word changes one of each, and so does moving a word to another place, unless row and column stay the same.
     """
     if x.nbytes <= _SMALL:
         return zlib.crc32(x.tobytes())

@@ -49,8 +49,7 @@ class Primitive:
 
     Args:
         fn: the function in plain NumPy. Its positional parameters are the inputs. If it is a function of NumPy
-        itself, the
-            primitive takes its place on tensors.
+            itself, the primitive takes its place on tensors.
         name: its name in the registry, where it is not that of `fn`.
         domain: the interval in which tests draw the arguments of an elementwise function.
         view: whether the output may share memory with the input.
@@ -223,9 +222,7 @@ class Linear(Primitive):
     """Linear in its inputs together; declared by its adjoint in each input, `adjoint(g, ...)`.
 
     Inputs whose adjoint is None, and those after the last adjoint, are held constant: conditions, positions. A single
-    adjoint
-    that reads `i` serves any number of inputs.
-    """
+    adjoint that reads `i` serves any number of inputs."""
 
     kind = "linear"
 
@@ -290,8 +287,7 @@ class Fused(Primitive):
     specification.
 
     `forward(*inputs, **params) -> (y, saved)`, `backward(saved, g, **params) -> one gradient per input` (None where
-    there is
-    none). Where a second derivative or a forward-mode one is wanted, the trace opens it into its reference.
+    there is none). Where a second derivative or a forward-mode one is wanted, the trace opens it into its reference.
     """
 
     kind = "fused"

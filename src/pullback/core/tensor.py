@@ -160,9 +160,7 @@ class Tensor:
         """Makes this handle stand for a new value after a write to `self[index]`.
 
         `t[i] += v` writes to the view `t[i]` and then assigns that view to `t[i]`: with `augmented`, the others that
-        share
-        the memory may not be used until then.
-        """
+        share the memory may not be used until then."""
         for other in [] if self._view is None else self._view.seen_by(self, index):
             if not augmented:
                 raise AliasError(_alias(self, other))
@@ -270,9 +268,8 @@ class View:
     """A handle's part in a family of handles that share memory, as `v = t[0]` and `t` do in NumPy.
 
     A write to one of them is visible through the others in NumPy; a traced write makes a new value and is not. So a
-    write is
-    allowed only where no other living handle could see it. Positions are compared on the original buffer (`shadow`).
-    """
+    write is allowed only where no other living handle could see it. Positions are compared on the original buffer
+    (`shadow`)."""
 
     __slots__ = ("family", "shadow")
 

@@ -1,9 +1,7 @@
 """One level of tracing: the base of all traces, the tangents of forward mode, and the recording of a whole run.
 
 Traces nest by level: a value of an inner trace holds a value of an outer one, so that any mixture of derivatives is
-right by
-construction.
-"""
+right by construction."""
 
 from __future__ import annotations
 

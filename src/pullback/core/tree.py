@@ -114,9 +114,7 @@ def register(
     """Makes instances of `kind` and of its subclasses containers.
 
     `split(x)` returns the keys (text such as `.weight`), the children, and whatever else `join(meta, children)`
-    needs; the
-    latter must compare with `==`, because two trees match when their structures are equal.
-    """
+    needs; the latter must compare with `==`, because two trees match when their structures are equal."""
     _CONTAINERS[kind] = _Container(split, join)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -38,6 +38,15 @@ class Buffer:
 
     def __repr__(self) -> str:
         return f"Buffer({_describe(self.value)})"
+
+
+class LayerRow(NamedTuple):
+    """One layer in the table of a network."""
+
+    name: str
+    layer: str
+    output_shape: str  # with N for the batch; "-" where no input shape is known
+    parameters: int
 
 
 class Module:
@@ -146,16 +155,21 @@ class Module:
             input_shape: the shape of one example, without the batch; by default that of `self.input_shape`, or of the
                 input last seen. Without any, the table has no output shapes.
         """
+        rows = [(row.name or "-", row.layer, row.output_shape, f"{row.parameters:,}") for row in self.rows(input_shape)]
+        total = ("total", "", "", f"{count_parameters(self):,}")
+        return _table([("name", "layer", "output shape", "parameters"), *rows, total])
+
+    def rows(self, input_shape: tuple[int, ...] | None = None) -> list[LayerRow]:
+        """The layers as `summary` lists them."""
         shape = input_shape or self.input_shape or self._seen.get("shape", ())[1:] or None
         outputs = {} if shape is None else self._output_shapes(shape)
-        rows: list[tuple[str, ...]] = [("name", "layer", "output shape", "parameters")]
+        rows = []
         for path, module in self.modules():
             parts = [part for _, part in module._own_parts()]
             own = count_parameters(module) - sum(count_parameters(part) for part in parts)
             if own or not parts:
-                rows.append((path or "-", type(module).__name__, outputs.get(id(module), "-"), f"{own:,}"))
-        rows.append(("total", "", "", f"{count_parameters(self):,}"))
-        return _table(rows)
+                rows.append(LayerRow(path, type(module).__name__, outputs.get(id(module), "-"), own))
+        return rows
 
     def _output_shapes(self, shape: tuple[int, ...]) -> dict[int, str]:
         """The output shape of every module for a batch of one example, by the identity of the module."""

@@ -1,9 +1,7 @@
 """Indexing: reading and writing at any index, with repeated indices adding up in the gradient.
 
 An index is split into a template (slices, integers, `None`, `...`) and the arrays in it. The arrays are inputs like
-any other,
-so that a recording sees where they came from.
-"""
+any other, so that a recording sees where they came from."""
 
 from __future__ import annotations
 

@@ -125,8 +125,7 @@ def _einsum_adjoint(
     g: Array, i: int, others: list[Array], inputs: tuple[str, ...], output: str, shape: tuple[int, ...]
 ) -> Array:
     """The einsum with g in operand i's place. A label that only this operand has was summed: ones bring it back. A
-    label it has
-    twice was a diagonal: an identity matrix puts it there."""
+    label it has twice was a diagonal: an identity matrix puts it there."""
     labels = inputs[i]
     available = set(output).union(*(inputs[:i] + inputs[i + 1 :]))
     operands, terms, target, seen = [g, *others], [output, *inputs[:i], *inputs[i + 1 :]], "", set()

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pullback import files
 from pullback.data.images import existing_folder, list_images, read_images
 from pullback.data.parallel import map_ahead
 from pullback.errors import ConfigError, DataError
 from pullback.teach.classes import select_classes
-from pullback.teach.table import ImageFile, LabelKind, LabelTable, LabelWriter, replace_file, shard_paths
+from pullback.teach.table import ImageFile, LabelKind, LabelTable, LabelWriter, shard_paths
 from pullback.teach.teacher import Teacher
 
 SKIPPED = "skipped.json"
@@ -102,7 +103,7 @@ def label_folder(
             if on_progress is not None:
                 on_progress(done, len(paths))
     listed = [{"path": path, "reason": reason} for path, reason in sorted(skipped.items())]
-    replace_file(out / SKIPPED, json.dumps(listed, indent=1).encode())
+    files.replace(out / SKIPPED, json.dumps(listed, indent=1).encode())
     if not shard_paths(out):
         path, reason = next(iter(skipped.items()))
         raise DataError(f"{folder}: none of its {len(paths)} images could be labelled; the first, {path}: {reason}")

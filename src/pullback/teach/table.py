@@ -5,14 +5,11 @@ Every shard carries in its metadata how its labels were made, so that labels of 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pullback.errors import ConfigError, DataError, RunError
+from pullback import files
+from pullback.errors import ConfigError, DataError
 from pullback.teach.classes import ClassName
 from pullback.teach.teacher import Teacher
 
@@ -175,7 +173,7 @@ class LabelWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise files.cannot_write(folder, error) from None
         self.folder = folder
         self.kind = kind
         self.shard_rows = shard_rows
@@ -211,7 +209,7 @@ class LabelWriter:
         rows = pa.concat_tables(self._pending).combine_chunks().replace_schema_metadata(metadata)
         content = io.BytesIO()
         pq.write_table(rows, content, compression="zstd")
-        replace_file(self.folder / f"part-{self._next:05d}.parquet", content.getbuffer())
+        files.replace(self.folder / f"part-{self._next:05d}.parquet", content.getvalue())
         self._next += 1
         self._pending = []
         self._since = now
@@ -227,33 +225,6 @@ def _shard_number(path: Path) -> int:
     if not number.isdecimal():
         raise DataError(f"{path} is not a shard of a label table: remove it from the folder")
     return int(number)
-
-
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that at every instant, even of a power cut, there is the old one or the whole new one."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
-    with suppress(OSError):  # the new name itself; some systems cannot synchronise a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _cannot_write(path: Path, error: OSError) -> RunError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "; make room and run the same command again, it continues where it was" if full else ""
-    return RunError(f"{path}: cannot be written ({error.strerror}){remedy}")
 
 
 def _to_arrow(kind: LabelKind, files: Sequence[ImageFile], probabilities: NDArray[np.float32]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import RunError
-from pullback.train.files import replace
+from pullback.files import replace
 
 FORMAT = "pullback-checkpoint-1"
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from pullback.errors import ConfigError, RunError
-from pullback.train.files import replace
+from pullback.files import replace
 
 
 @dataclass(frozen=True)

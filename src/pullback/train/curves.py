@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pullback.train.files import replace
+from pullback.files import replace
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:

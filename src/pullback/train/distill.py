@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pullback import files
 from pullback.data import Splits
 from pullback.data.images import existing_folder
 from pullback.errors import ConfigError
 from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
-from pullback.train import files
 from pullback.train.config import Settings, read_config
 from pullback.train.evaluate import Evaluation, evaluate
 from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, load_labelled

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from pullback.data import Dataset, Splits, read_images
 from pullback.errors import ConfigError, DataError, RunError
+from pullback.files import replace
 from pullback.teach import ClassName, LabelTable
 from pullback.train.config import choose
-from pullback.train.files import replace
 
 Targets = Literal["soft", "hard"]
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 import pullback as pb
-from pullback import nn, optim
+from pullback import files, nn, optim
 from pullback.core import tree
 from pullback.data import DATASETS, Batch, Splits
 from pullback.errors import NonFiniteError, RunError
-from pullback.train import files
+from pullback.files import JsonLines
 from pullback.train.build import (
     build_batches,
     build_model,
@@ -39,7 +39,6 @@ from pullback.train.checkpoint import Position, save
 from pullback.train.config import Config, Settings
 from pullback.train.curves import draw_curves
 from pullback.train.evaluate import Evaluation, evaluate_dataset, hits, load_arrays
-from pullback.train.files import JsonLines
 from pullback.train.report import Report, report_for
 from pullback.train.run import Run
 from pullback.train.signals import Stop, stop_on_signals

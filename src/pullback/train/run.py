@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pullback.errors import RunError
+from pullback.files import cannot_write, locked, read_json_lines
 from pullback.train.checkpoint import Arrays, Position, load
 from pullback.train.config import Config, choose, read_config, write_config
-from pullback.train.files import cannot_write, locked, read_json_lines
 
 CHECKPOINTS = ("last", "best")
 

@@ -29,8 +29,7 @@ def custom(
     Args:
         forward: `forward(*inputs) -> (output, saved)`; the output is an array, or a tuple of arrays.
         backward: `backward(saved, cotangent) -> one gradient per input`, `None` where there is none. Written in NumPy
-        functions it
-            is itself differentiable.
+            functions it is itself differentiable.
         jvp: `jvp(primals, tangents) -> tangent of the output`; without it, forward mode raises NoRuleError.
     """
 
@@ -45,9 +44,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, saving only its inputs for the backward pass and computing everything else again: memory for time.
 
     A module, or a method of one, is checkpointed with its parameters. What f reads from elsewhere must not be
-    tracked, and f must
-    compute the same values again: random numbers only from modules, whose state is put back for the second run.
-    """
+    tracked, and f must compute the same values again: random numbers only from modules, whose state is put back for
+    the second run."""
     owner = getattr(f, "__self__", f)
     bound = tree.flatten(owner)[1].kind is not None
     function = getattr(f, "__func__", type(f).__call__) if bound else f

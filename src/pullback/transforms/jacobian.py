@@ -21,9 +21,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0, mode: Mode
 
     Args:
         mode: "forward" costs one run of f for each input element, "reverse" one walk back for each output element;
-        "auto"
-            takes forward where there are fewer inputs than outputs.
-    """
+    "auto" takes forward where there are fewer inputs than outputs."""
     if mode not in ("auto", "forward", "reverse"):
         raise ConfigError(f"jacobian: mode must be 'auto', 'forward' or 'reverse', got {mode!r}")
 
@@ -114,9 +112,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """The Hessian of a scalar function times a vector, without the Hessian: the directional derivative of the gradient.
 
     `hvp(f, (x,), (v,))` has the structure of x; with several primals the result is a tuple like them. About four
-    times the
-    cost of f (Pearlmutter, Fast exact multiplication by the Hessian, 1994).
-    """
+    times the cost of f (Pearlmutter, Fast exact multiplication by the Hessian, 1994)."""
     numbers = tuple(range(len(primals)))
     _, product = jvp(grad(f, numbers), primals, tangents)
     return product[0] if len(primals) == 1 else product

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pullback.errors import RunError
-from pullback.train.files import JsonLines, locked, read_json_lines, replace
+from pullback.files import JsonLines, locked, read_json_lines, replace
 
 
 def no_space(*_: object) -> None:
@@ -79,7 +79,7 @@ def test_a_full_disk_stops_the_rows() -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from pullback.train.files import locked
+from pullback.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -1,5 +1,5 @@
 """Writing that survives a kill at any instant: whole-file replacement, an append-only log of JSON lines, and a lock.
-Nothing here knows what is written.
+Nothing here knows what is written, so every room may import it, as it may the errors.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ def replace(path: Path, content: bytes) -> None:
 
     Raises RunError where it cannot be written (a full disk, no permission); the old file is then untouched.
     """
-    part = path.with_name(
-        path.name + ".part"
-    )  # the same folder, because a rename is atomic only within one file system
+    part = path.with_name(path.name + ".part")  # in the same folder: a rename is atomic only within one file system
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -41,7 +39,7 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"cannot write {path}: the disk is full. What was saved before is untouched; "
-            f"make room, then continue with `pullback resume`."
+            f"make room and run the same command again, or `pullback resume`: it continues where it was."
         )
     return RunError(f"cannot write {path}: {error.strerror or error}.")
 
