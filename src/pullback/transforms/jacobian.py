@@ -16,15 +16,14 @@ Mode = Literal["auto", "forward", "reverse"]
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0, mode: Mode = "auto") -> Callable[..., Any]:
-    """The Jacobian of f: an array of shape `out.shape + in.shape` for every leaf of the result and every leaf of the
-    argument.
+    """The Jacobian of f: an array of shape `out.shape + in.shape` for each leaf of the result and each of the argument.
 
     Args:
         mode: "forward" costs one run of f for each input element, "reverse" one walk back for each output element;
-    "auto" takes forward where there are fewer inputs than outputs."""
+            "auto" takes forward where there are fewer inputs than outputs.
+    """
     if mode not in ("auto", "forward", "reverse"):
         raise ConfigError(f"jacobian: mode must be 'auto', 'forward' or 'reverse', got {mode!r}")
-
     if not isinstance(argnums, int):
         each = [jacobian(f, number, mode) for number in argnums]
         return lambda *args, **kwargs: tuple(of_one(*args, **kwargs) for of_one in each)
@@ -103,8 +102,10 @@ def _reverse(
 
 
 def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The matrix of second derivatives of a scalar function, of shape `x.shape + x.shape`: one walk back for each
-    element of x."""
+    """The matrix of second derivatives of a scalar function, of shape `x.shape + x.shape`.
+
+    Costs one walk back through the gradient for each element of x.
+    """
     return jacobian(grad(f, argnums), argnums, mode="reverse")
 
 
