@@ -323,7 +323,7 @@ class Fused(Primitive):
     def open(self, args: Sequence[Array], params: Params) -> Any:
         """Runs the reference in place of the fused steps."""
         if self.reference is None:
-            raise NoRuleError(f"{self.name} at {user_line()} has no forward-mode derivative: give pb.custom a jvp")
+            raise NoRuleError(f"{self.name} has no forward-mode derivative: give pb.custom a jvp")
         return self.reference(*args, **params)
 
 

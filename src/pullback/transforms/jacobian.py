@@ -109,11 +109,12 @@ def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     return jacobian(grad(f, argnums), argnums, mode="reverse")
 
 
-def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     """The Hessian of a scalar function times a vector, without the Hessian: the directional derivative of the gradient.
 
-    `hvp(f, (x,), (v,))` has the structure of x; with several primals the result is a tuple like them. About four
+    `hvp(f, x, v)` has the structure of x; with a tuple of several arguments the result is a tuple like it. About four
     times the cost of f (Pearlmutter, Fast exact multiplication by the Hessian, 1994)."""
-    numbers = tuple(range(len(primals)))
-    _, product = jvp(grad(f, numbers), primals, tangents)
-    return product[0] if len(primals) == 1 else product
+    several = isinstance(primals, tuple)
+    primals, tangents = (primals, tangents) if several else ((primals,), (tangents,))
+    _, product = jvp(grad(f, tuple(range(len(primals)))), primals, tangents)
+    return product if several and len(primals) > 1 else product[0]

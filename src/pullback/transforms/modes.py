@@ -120,26 +120,16 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
 # -- in and out of a trace -------------------------------------------------------------------------------------------
 def as_differentiable(value: Any, number: int, path: str) -> Array:
     """A leaf as a floating-point array or tensor; raises DtypeError, naming the leaf, for anything else."""
+    where = _name(number, path)
+    setting = "leave it out with argnums, or mark the dataclass field metadata={'static': True}"
+    if not isinstance(value, Tensor | np.ndarray | np.generic | float | int | complex) or isinstance(value, bool):
+        raise DtypeError(f"{where}: expected an array or a float, got {type(value).__name__}; {setting}")
+    mend = f"write {value}.0" if isinstance(value, int) else "convert it, x.astype(float)"
     if not isinstance(value, Tensor | np.ndarray | np.generic):
-        if not isinstance(value, float | int | complex) or isinstance(value, bool):
-            raise DtypeError(
-                f"{_name(number, path)}: expected an array or a float, got {type(value).__name__}; {_SETTING}"
-            )
-        if isinstance(value, int):
-            raise DtypeError(
-                not_differentiable(
-                    _name(number, path), np.dtype(int), f"write {value}.0, or say that it is a setting: {_SETTING}"
-                )
-            )
         value = np.asarray(value)[()]
     if value.dtype.kind != "f":
-        raise DtypeError(
-            not_differentiable(_name(number, path), value.dtype, f"convert it, x.astype(float), or {_SETTING}")
-        )
+        raise DtypeError(not_differentiable(where, value.dtype, f"{mend}, or {setting}" if path else mend))
     return value
-
-
-_SETTING = "leave it out with argnums, or mark the dataclass field metadata={'static': True}"
 
 
 def _name(number: int, path: str) -> str:
