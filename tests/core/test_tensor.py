@@ -450,6 +450,17 @@ def test_a_constant_changed_after_it_was_saved() -> None:
         pb.grad(f)(np.ones(3))
 
 
+def test_a_constant_of_a_fused_primitive_changed_after_it_was_saved() -> None:
+    def f(x: Any) -> Any:
+        targets = np.eye(3)
+        loss = pb.nn.softmax_cross_entropy(x, targets)
+        targets[0] = [0.0, 1.0, 0.0]
+        return loss
+
+    with pytest.raises(pb.MutationError, match="argument 1 of softmax_cross_entropy"):
+        pb.grad(f)(np.zeros((3, 3)))
+
+
 def test_an_input_changed_after_it_was_read() -> None:
     x = np.ones(3)
 

@@ -123,8 +123,8 @@ class Tape(Trace):
         else:
             shape, dtype = y.shape, y.dtype
         node = Node(primitive, params, plan, sources, saved, shape, dtype)
-        if constants and plan.keep:
-            node.guards = _guards(primitive, args, plan.keep)
+        if constants:  # what a fused primitive saves is its own affair: any of its inputs may be among it
+            node.guards = _guards(primitive, args, range(len(args)) if primitive.opens else plan.keep)
         if context.watch:
             node.source = user_line()
             watch(primitive, values, y, "forward", node.source)
@@ -258,7 +258,7 @@ def _output(node: Node, part: Array, k: int) -> Node:
     return own
 
 
-def _guards(primitive: Primitive, args: Sequence[Array], keep: tuple[int, ...]) -> list[Guard] | None:
+def _guards(primitive: Primitive, args: Sequence[Array], keep: Sequence[int]) -> list[Guard] | None:
     """Fingerprints of the user's own arrays among what was saved."""
     exposed = [i for i in keep if i < len(args) and isinstance(args[i], np.ndarray) and is_exposed(args[i])]
     return [Guard(args[i], f"argument {i} of {primitive.name}") for i in exposed] or None
