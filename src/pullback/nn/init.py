@@ -15,7 +15,7 @@ from pullback.core.tensor import Array
 from pullback.errors import ConfigError
 
 __all__ = [
-    "Initialiser", "Seed", "generator", "he_normal", "he_uniform", "normal", "orthogonal", "xavier_normal",
+    "Initialiser", "Seed", "fan_in_uniform", "generator", "he_normal", "he_uniform", "normal", "orthogonal", "xavier_normal",
     "xavier_uniform", "zeros",
 ]  # fmt: skip
 
@@ -39,6 +39,11 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.
 def he_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     """Uniform with variance 2 / fan_in."""
     return _uniform(rng, shape, dtype, std=math.sqrt(2.0 / _fans(shape)[0]))
+
+
+def fan_in_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """Uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in), the default of PyTorch's layers."""
+    return _uniform(rng, shape, dtype, std=math.sqrt(1.0 / (3.0 * _fans(shape)[0])))
 
 
 def xavier_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:

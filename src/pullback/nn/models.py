@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback.nn import init
 from pullback.nn.activations import ReLU
 from pullback.nn.containers import Flatten, Sequential
 from pullback.nn.conv import Conv2d
@@ -91,11 +92,17 @@ MODELS: dict[str, Callable[..., Sequential]] = {"mlp": mlp, "cifar-cnn": cifar_c
 
 
 def _level(inputs: int, widths: tuple[int, ...], rng: np.random.Generator, dtype: Any) -> Sequential:
-    """3x3 convolutions of these widths, each followed by batch norm, whose shift makes a bias superfluous, and ReLU."""
+    """3x3 convolutions of these widths, each followed by batch norm, whose shift makes a bias superfluous, and ReLU.
+
+    Batch norm also takes the scale of the weights out of the outputs, but Adam's steps have a length of their own:
+    small
+    weights turn faster, so they begin smaller than He's.
+    """
     layers: list[tuple[str, Module]] = []
+    small = init.fan_in_uniform
     for i, (before, after) in enumerate(itertools.pairwise((inputs, *widths))):
         layers += [
-            (f"conv{i}", Conv2d(before, after, 3, padding=1, bias=False, rng=rng, dtype=dtype)),
+            (f"conv{i}", Conv2d(before, after, 3, padding=1, bias=False, weight_init=small, rng=rng, dtype=dtype)),
             (f"norm{i}", BatchNorm(after, dtype=dtype)),
             (f"relu{i}", ReLU()),
         ]
