@@ -18,6 +18,7 @@ FAN_IN, FAN_OUT = 9 * 50, 9 * 80
     [
         (init.he_normal, 2 / FAN_IN),
         (init.he_uniform, 2 / FAN_IN),
+        (init.fan_in_uniform, 1 / (3 * FAN_IN)),
         (init.xavier_normal, 2 / (FAN_IN + FAN_OUT)),
         (init.xavier_uniform, 2 / (FAN_IN + FAN_OUT)),
         (init.normal, 1e-4),
@@ -29,7 +30,7 @@ def test_moments(initialiser: init.Initialiser, variance: float, rng: np.random.
     assert w.shape == SHAPE
     assert abs(w.mean()) < 4 * np.sqrt(variance / w.size)
     np.testing.assert_allclose(w.var(), variance, rtol=0.03)
-    if initialiser in (init.he_uniform, init.xavier_uniform):
+    if initialiser in (init.he_uniform, init.fan_in_uniform, init.xavier_uniform):
         assert np.abs(w).max() <= np.sqrt(3 * variance) * 1.000001
 
 

@@ -15,8 +15,8 @@ from pullback.core.tensor import Array
 from pullback.errors import ConfigError
 
 __all__ = [
-    "Initialiser", "Seed", "fan_in_uniform", "generator", "he_normal", "he_uniform", "normal", "orthogonal", "xavier_normal",
-    "xavier_uniform", "zeros",
+    "Initialiser", "Seed", "fan_in_uniform", "generator", "he_normal", "he_uniform", "normal", "orthogonal",
+    "xavier_normal", "xavier_uniform", "zeros",
 ]  # fmt: skip
 
 Initialiser = Callable[..., Array]
