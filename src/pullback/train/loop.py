@@ -154,6 +154,8 @@ class _Trainer:
             raise NonFiniteError(self._diverged("the training loss", loss))
         updates, self.optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.model)
         self.model = optim.apply_updates(self.model, updates)
+        for array in tree.leaves(self.model):
+            array.flags.writeable = False  # then nothing can change it behind the tape's back, and nothing has to watch
         position.step += 1
         position.seen += len(logits)
         position.loss_sum += float(loss) * len(logits)
