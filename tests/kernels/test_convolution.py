@@ -31,14 +31,21 @@ SHAPES = [
     (3, 15, 11, 6, 10, (3, 3), 2, 1, 2),
     (2, 6, 6, 12, 12, (3, 3), 1, 1, 12),
     (2, 7, 7, 48, 96, (3, 3), 1, 1, 3),
+    (1, 5, 7, 3, 3, (3, 3), 1, 1, 3),
+    (7, 31, 29, 48, 48, (3, 3), 2, 1, 48),
+    (33, 5, 7, 100, 100, (5, 5), 1, 2, 100),
+    (2, 31, 29, 5, 5, (5, 5), 2, 2, 5),
+    (1, 9, 12, 100, 100, (2, 4), (1, 2), (0, 1), 100),
+    (2, 8, 8, 16, 16, (3, 3), 4, 0, 16),
 ]
 CASES = [
     (shape, algorithm)
     for shape in SHAPES
-    for algorithm in ("shifted", "winograd", "tiny")
+    for algorithm in ("shifted", "winograd", "tiny", "depthwise")
     if algorithm == "shifted"
     or (algorithm == "winograd" and shape[5] == (3, 3) and shape[6] == 1 and shape[8] == 1)
     or (algorithm == "tiny" and shape[0] * shape[1] * shape[2] <= 1024 and shape[8] == 1)
+    or (algorithm == "depthwise" and shape[3] == shape[4] == shape[8])
 ]
 
 
@@ -138,6 +145,8 @@ def test_choice_by_cost_and_by_hand() -> None:
     assert convolution.choose("forward", (32, 64, 64, 3), (3, 3, 3, 32), 1, 1) == "shifted"
     assert convolution.choose("forward", (32, 2, 2, 512), (3, 3, 512, 512), 1, 1) == "tiny"
     assert convolution.choose("forward", (32, 32, 32, 64), (3, 3, 64, 64), 2, 1) == "shifted"
+    assert convolution.choose("weight_adjoint", (32, 14, 14, 96), (5, 5, 1, 96), 2, 2, 96) == "depthwise"
+    assert convolution.choose("forward", (32, 14, 14, 96), (3, 3, 48, 96), 1, 1, 2) == "shifted"
     x, w, _, _ = _arrays(SHAPES[8])
     with pytest.raises(ConfigError, match=r"'winograd' cannot serve .* these can: shifted, tiny"):
         convolution.forward(x, w, algorithm="winograd")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import runtime, shifted, tiny, winograd
+from pullback.kernels import depthwise, runtime, shifted, tiny, winograd
+from pullback.kernels.simd import PANEL
 
 Pair = int | tuple[int, int]
 
@@ -57,6 +58,8 @@ def forward(
             winograd.forward(x, w, y, shape.padding)
         case "tiny":
             tiny.forward(x, w, y, shape.stride, shape.padding)
+        case "depthwise":
+            depthwise.forward(x, w, y, shape.stride, shape.padding)
         case _:
             shifted.forward(x, w, y, shape.stride, shape.padding, groups)
     return y
@@ -76,6 +79,8 @@ def input_adjoint(
             winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
         case "tiny":
             tiny.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case "depthwise":
+            depthwise.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case _:
             shifted.input_adjoint(g, w, dx, shape.stride, shape.padding, groups)
     return dx
@@ -95,6 +100,8 @@ def weight_adjoint(
             winograd.weight_adjoint(x, g, dw, shape.padding)
         case "tiny":
             tiny.weight_adjoint(x, g, dw, shape.stride, shape.padding)
+        case "depthwise":
+            depthwise.weight_adjoint(x, g, dw, shape.stride, shape.padding)
         case _:
             shifted.weight_adjoint(x, g, dw, shape.stride, shape.padding, groups)
     return dw
@@ -124,6 +131,10 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
     found = {"shifted": float(shape.images * rows * columns * taps * inputs * outputs * shape.groups)}
     if direction == "input_adjoint":
         found["shifted"] *= shape.height * shape.width / (rows * columns * shape.stride[0] * shape.stride[1])
+    if shape.groups == shape.inputs == shape.outputs:
+        # A matrix product would have one column, of PANEL that it fills; a vector does its loads for each product.
+        found["depthwise"] = 12.0 * found["shifted"]
+        found["shifted"] *= PANEL
     if shape.kernel == (3, 3) and shape.stride == (1, 1) and max(shape.padding) <= 2 and shape.groups == 1:
         tiles_y, tiles_x = -(-rows // 4), -(-columns // 4)
         if direction == "input_adjoint":

@@ -1,19 +1,17 @@
 """Convolution of any kernel size, stride, padding and groups as products of shifted pixels, and its two adjoints.
 The rows of the product are pixels, its depth is taps x channels. The patches of a block of pixels are gathered in the
 cache when they are used: the matrix of all patches ("im2col") never exists.
-
-With respect to its input, the adjoint of a convolution with stride s is s x s convolutions with stride 1: the pixels of
-the input fall into classes by their remainder modulo s, and each class sees every s-th tap. So one kernel serves both.
 """
 
 from __future__ import annotations
 
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pullback.kernels import runtime
+from pullback.kernels import lattice, runtime
+from pullback.kernels.lattice import Correlation, Pair
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
     PANEL,
@@ -36,53 +34,21 @@ _COLUMNS = 64
 _GATHERED = 8 * ROWS[0]  # patches at a time: loads that soon follow the stores they read from would wait
 
 
-class Taps(NamedTuple):
-    """Taps along one axis: `number` source pixels from pixel x step + shift; tap t is weight first + t x stride."""
-
-    number: int
-    shift: int
-    step: int
-    first: int
-    stride: int
-
-
-class Lattice(NamedTuple):
-    """Target pixels along one axis: start, start + step, ... (`number` of them)."""
-
-    number: int
-    start: int
-    step: int
-
-
-def forward(x: Any, w: Any, y: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def forward(x: Any, w: Any, y: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """y (N, OH, OW, O) = conv(x, w) for x (N, H, W, C) and w (kh, kw, C / groups, O); all float32 and contiguous."""
-    taps = [Taps(w.shape[axis], -padding[axis], stride[axis], 0, 1) for axis in range(2)]
-    pixels = [Lattice(y.shape[1 + axis], 0, 1) for axis in range(2)]
-    _correlate(x, w, y, taps, pixels, groups, adjoint=False)
+    _correlate(x, w, y, lattice.of_forward(y.shape[1:3], w.shape[:2], stride, padding), groups, adjoint=False)
 
 
-def input_adjoint(g: Any, w: Any, dx: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def input_adjoint(g: Any, w: Any, dx: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """dx (N, H, W, C): the adjoint of `forward` with respect to x, for g like y."""
-    for class_y in range(min(stride[0], dx.shape[1])):
-        for class_x in range(min(stride[1], dx.shape[2])):
-            classes = (class_y, class_x)
-            pixels = [Lattice(-(-(dx.shape[1 + axis] - classes[axis]) // stride[axis]), classes[axis], stride[axis])
-                      for axis in range(2)]  # fmt: skip
-            taps = [_adjoint_taps(w.shape[axis], classes[axis] + padding[axis], stride[axis]) for axis in range(2)]
-            if taps[0].number == 0 or taps[1].number == 0:
-                dx[:, class_y :: stride[0], class_x :: stride[1]] = 0.0
-            else:
-                _correlate(g, w, dx, taps, pixels, groups, adjoint=True)
+    for taps, pixels in lattice.of_input_adjoint(dx.shape[1:3], w.shape[:2], stride, padding):
+        if taps[0].number == 0 or taps[1].number == 0:
+            dx[:, pixels[0].start :: stride[0], pixels[1].start :: stride[1]] = 0.0
+        else:
+            _correlate(g, w, dx, (taps, pixels), groups, adjoint=True)
 
 
-def _adjoint_taps(size: int, place: int, stride: int) -> Taps:
-    """The taps i with (place - i) divisible by the stride, from the last to the first, so that sources ascend."""
-    count = len(range(place % stride, size, stride))
-    last = place % stride + (count - 1) * stride
-    return Taps(count, (place - last) // stride, 1, last, -stride)
-
-
-def weight_adjoint(x: Any, g: Any, dw: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def weight_adjoint(x: Any, g: Any, dw: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """dw (kh, kw, C / groups, O): the adjoint of `forward` with respect to w, for g like y."""
     images, height, width, channels = x.shape
     _, out_height, out_width, out_channels = g.shape
@@ -110,15 +76,12 @@ def weight_adjoint(x: Any, g: Any, dw: Any, stride: tuple[int, int], padding: tu
         runtime.add_parts(parts, splits, dw.size, dw)
 
 
-def _correlate(
-    source: Any, w: Any, target: Any, taps: list[Taps], pixels: list[Lattice], groups: int, adjoint: bool
-) -> None:
+def _correlate(source: Any, w: Any, target: Any, correlation: Correlation, groups: int, adjoint: bool) -> None:
     """Add up, for each target pixel of the lattice, weights times the source pixels that the taps reach."""
     images, height, width, source_channels = source.shape
     _, target_height, target_width, target_channels = target.shape
     inputs, outputs = source_channels // groups, target_channels // groups
-    vertical, horizontal = taps
-    rows, columns = pixels
+    (vertical, horizontal), (rows, columns) = correlation
     depth = vertical.number * horizontal.number * inputs
     part = _part(depth, horizontal.number * inputs, inputs, _DEPTH)
     group_columns = round_up(min(outputs, _COLUMNS), PANEL)
