@@ -22,6 +22,8 @@ SHAPES = [
     (2, 4, 5, 200, 130, (3, 3), 1, (1, 0), 1),
     (1, 1, 1, 64, 3, (1, 1), 1, 0, 1),
     (7, 5, 7, 100, 64, (1, 1), 1, 0, 1),
+    (33, 5, 7, 48, 5, (1, 1), 1, 0, 1),
+    (1, 31, 29, 3, 100, (1, 1), 1, 0, 1),
     (2, 13, 14, 48, 24, (1, 1), 2, 0, 1),
     (3, 31, 29, 3, 100, (3, 3), 2, 1, 1),
     (2, 16, 16, 17, 70, (5, 5), 1, 2, 1),
@@ -41,10 +43,11 @@ SHAPES = [
 CASES = [
     (shape, algorithm)
     for shape in SHAPES
-    for algorithm in ("shifted", "winograd", "tiny", "depthwise")
+    for algorithm in ("shifted", "winograd", "tiny", "depthwise", "pointwise")
     if algorithm == "shifted"
     or (algorithm == "winograd" and shape[5] == (3, 3) and shape[6] == 1 and shape[8] == 1)
     or (algorithm == "tiny" and shape[0] * shape[1] * shape[2] <= 1024 and shape[8] == 1)
+    or (algorithm == "pointwise" and shape[5:] == ((1, 1), 1, 0, 1))
     or (algorithm == "depthwise" and shape[3] == shape[4] == shape[8])
 ]
 
@@ -146,9 +149,10 @@ def test_choice_by_cost_and_by_hand() -> None:
     assert convolution.choose("forward", (32, 2, 2, 512), (3, 3, 512, 512), 1, 1) == "tiny"
     assert convolution.choose("forward", (32, 32, 32, 64), (3, 3, 64, 64), 2, 1) == "shifted"
     assert convolution.choose("weight_adjoint", (32, 14, 14, 96), (5, 5, 1, 96), 2, 2, 96) == "depthwise"
+    assert convolution.choose("input_adjoint", (32, 14, 14, 96), (1, 1, 96, 24), 1, 0) == "pointwise"
     assert convolution.choose("forward", (32, 14, 14, 96), (3, 3, 48, 96), 1, 1, 2) == "shifted"
     x, w, _, _ = _arrays(SHAPES[8])
-    with pytest.raises(ConfigError, match=r"'winograd' cannot serve .* these can: shifted, tiny"):
+    with pytest.raises(ConfigError, match=r"'winograd' cannot serve .* these can: shifted, pointwise, tiny"):
         convolution.forward(x, w, algorithm="winograd")
 
 

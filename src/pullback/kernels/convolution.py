@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import depthwise, runtime, shifted, tiny, winograd
+from pullback.kernels import depthwise, matmul, runtime, shifted, tiny, winograd
 from pullback.kernels.simd import PANEL
 
 Pair = int | tuple[int, int]
@@ -58,6 +58,8 @@ def forward(
             winograd.forward(x, w, y, shape.padding)
         case "tiny":
             tiny.forward(x, w, y, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(x), _pixels(w), _pixels(y))
         case "depthwise":
             depthwise.forward(x, w, y, shape.stride, shape.padding)
         case _:
@@ -79,6 +81,8 @@ def input_adjoint(
             winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
         case "tiny":
             tiny.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(g), _pixels(w), _pixels(dx), transposed_right=True)
         case "depthwise":
             depthwise.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case _:
@@ -100,6 +104,8 @@ def weight_adjoint(
             winograd.weight_adjoint(x, g, dw, shape.padding)
         case "tiny":
             tiny.weight_adjoint(x, g, dw, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(x), _pixels(g), _pixels(dw), transposed_left=True)
         case "depthwise":
             depthwise.weight_adjoint(x, g, dw, shape.stride, shape.padding)
         case _:
@@ -131,6 +137,8 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
     found = {"shifted": float(shape.images * rows * columns * taps * inputs * outputs * shape.groups)}
     if direction == "input_adjoint":
         found["shifted"] *= shape.height * shape.width / (rows * columns * shape.stride[0] * shape.stride[1])
+    if shape.kernel == shape.stride == (1, 1) and shape.padding == (0, 0) and shape.groups == 1:
+        found["pointwise"] = 0.9 * found["shifted"]
     if shape.groups == shape.inputs == shape.outputs:
         # A matrix product would have one column, of PANEL that it fills; a vector does its loads for each product.
         found["depthwise"] = 12.0 * found["shifted"]
@@ -196,6 +204,11 @@ def _expect_gradient(g: Any, shape: Shape) -> None:
     expected = (shape.images, *shape.output_size, shape.outputs)
     if tuple(g.shape) != expected:
         raise ShapeError("convolution", f"expected a gradient of shape {expected}, that of the output, got {g.shape}")
+
+
+def _pixels(array: Any) -> Any:
+    """The matrix of what the last axis holds, by pixels; for weights of a 1 x 1 kernel, by inputs."""
+    return array.reshape(-1, array.shape[3])
 
 
 def _input(array: Any) -> Any:

@@ -25,11 +25,12 @@ from pullback.kernels.simd import (
 
 
 def _tile(number: int, whole: bool) -> Any:
-    """y[t] (+)= sum over r, c of x[t, r, c] w[r, c] for t < `number`; an element is PANEL floats, or `count` <= WIDTH.
+    """y[t] (+)= sum over r, c of x[t, r, c] w[r, c] for t < `number`.
 
-    Arguments: the count, if not `whole`; rows and columns (at least one of each); x, its first element and the steps to the next t, row and
-    column; w, its first element and the steps to the next row and column; y, its first element and the step to the
-    next t; and whether to add to what y holds.
+    Each element is PANEL floats, or `count`, of at most WIDTH, if it is not `whole`. Arguments: the count; rows and
+    columns (at least one of each); x, its first element and the steps to the next t, row and column; w, its first
+    element and the steps to the next row and column; y, its first element and the step to the next t; and whether to
+    add to what y holds.
     """
 
     def declare(

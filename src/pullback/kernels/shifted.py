@@ -266,12 +266,6 @@ def shifted_products(
     step = -(-part // WIDTH) * WIDTH
     spare = offset(patch, _GATHERED * step + WIDTH)
     dense = rows == out_height and columns == out_width
-    # A kernel of one pixel reads the pixels where they are.
-    pointwise = dense and rows == height and columns == width and taps_y * taps_x == 1 and shift_y == 0 and shift_x == 0
-    if pointwise:
-        left, left_row = x, channels
-    else:
-        left, left_row = patch, step
     start, stop = portion(blocks * groups, thread, threads)
     for unit in range(start, stop):
         first_pixel, first_out = unit % blocks * block, unit // blocks * group
@@ -287,17 +281,13 @@ def shifted_products(
             end = min(begin + part, depth)
             for row in range(0, count, _GATHERED):
                 gathered = min(_GATHERED, count - row)
-                if not pointwise:
-                    _gather_block(
-                        x, first_pixel + row, gathered, rows, columns, height, width, channels, first_channel, inputs,
-                        taps_x, shift_y, shift_x, step_y, step_x, begin, end, patch, step,
-                    )  # fmt: skip
-                    left_at = 0
-                else:
-                    left_at = (first_pixel + row) * channels + first_channel + begin
+                _gather_block(
+                    x, first_pixel + row, gathered, rows, columns, height, width, channels, first_channel, inputs,
+                    taps_x, shift_y, shift_x, step_y, step_x, begin, end, patch, step,
+                )  # fmt: skip
                 for column in range(0, group, PANEL):
                     multiply_panel(
-                        gathered, end - begin, left, left_at, left_row, 1,
+                        gathered, end - begin, patch, 0, step, 1,
                         weights, (first_out + column) * depth + begin * PANEL, PANEL,
                         sums, sums_at + row * sums_row + column, sums_row, begin,
                     )  # fmt: skip
