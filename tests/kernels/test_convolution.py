@@ -82,6 +82,13 @@ def test_all_directions_match_the_reference(shape: Any, algorithm: str) -> None:
     assert _error(dw, reference.weight_adjoint(x64, g64, w.shape, *options)) < bound
 
 
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[5][0] * s[5][1] * s[3] <= 512 and s[8] == 1])
+def test_scattered_input_adjoint_matches_the_reference(shape: Any) -> None:
+    x, w, g, options = _arrays(shape)
+    dx = convolution.input_adjoint(g, w, x.shape, *options, algorithm="scattered")
+    assert _error(dx, reference.input_adjoint(g.astype(np.float64), w.astype(np.float64), x.shape, *options)) < 1e-5
+
+
 @pytest.mark.parametrize(("shape", "algorithm"), CASES)
 def test_adjoints_are_adjoint_to_forward(shape: Any, algorithm: str) -> None:
     x, w, g, options = _arrays(shape)
@@ -149,6 +156,7 @@ def test_choice_by_cost_and_by_hand() -> None:
     assert convolution.choose("forward", (32, 2, 2, 512), (3, 3, 512, 512), 1, 1) == "tiny"
     assert convolution.choose("forward", (32, 32, 32, 64), (3, 3, 64, 64), 2, 1) == "shifted"
     assert convolution.choose("weight_adjoint", (32, 14, 14, 96), (5, 5, 1, 96), 2, 2, 96) == "depthwise"
+    assert convolution.choose("input_adjoint", (32, 64, 64, 3), (3, 3, 3, 32), 1, 1) == "scattered"
     assert convolution.choose("input_adjoint", (32, 14, 14, 96), (1, 1, 96, 24), 1, 0) == "pointwise"
     assert convolution.choose("forward", (32, 14, 14, 96), (3, 3, 48, 96), 1, 1, 2) == "shifted"
     x, w, _, _ = _arrays(SHAPES[8])

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import depthwise, matmul, runtime, shifted, tiny, winograd
+from pullback.kernels import depthwise, matmul, runtime, scattered, shifted, tiny, winograd
+from pullback.kernels.runtime import round_up
 from pullback.kernels.simd import PANEL
 
 Pair = int | tuple[int, int]
@@ -85,6 +86,8 @@ def input_adjoint(
             matmul.multiply(_pixels(g), _pixels(w), _pixels(dx), transposed_right=True)
         case "depthwise":
             depthwise.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case "scattered":
+            scattered.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case _:
             shifted.input_adjoint(g, w, dx, shape.stride, shape.padding, groups)
     return dx
@@ -129,26 +132,30 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
     """Estimated cost of every algorithm that can serve the shape, in multiply-adds at the rate of a matrix product.
 
     The factors are measured: the products of Winograd's transformed tiles are too thin for the full rate, and a
-    transform of a channel of a tile costs what about 300 multiply-adds would.
+    transform of a channel of a tile costs what about 300 multiply-adds would, adding a term where it belongs about 50.
     """
     rows, columns = shape.output_size
     inputs, outputs = shape.inputs // shape.groups, shape.outputs // shape.groups
     taps = shape.kernel[0] * shape.kernel[1]
-    found = {"shifted": float(shape.images * rows * columns * taps * inputs * outputs * shape.groups)}
+    terms = shape.images * rows * columns * taps * inputs * outputs * shape.groups
+    # A product fills whole panels of the channels that it makes.
+    made = inputs if direction == "input_adjoint" else outputs
+    found = {"shifted": terms * round_up(made, PANEL) / made}
     if direction == "input_adjoint":
         found["shifted"] *= shape.height * shape.width / (rows * columns * shape.stride[0] * shape.stride[1])
+    if direction == "input_adjoint" and shape.groups == 1 and taps * inputs <= scattered.MOST_TERMS:
+        pixels = shape.images * rows * columns
+        found["scattered"] = float(pixels * (outputs * round_up(taps * inputs, PANEL) + 50 * taps * inputs))
     if shape.kernel == shape.stride == (1, 1) and shape.padding == (0, 0) and shape.groups == 1:
         found["pointwise"] = 0.9 * found["shifted"]
     if shape.groups == shape.inputs == shape.outputs:
-        # A matrix product would have one column, of PANEL that it fills; a vector does its loads for each product.
-        found["depthwise"] = 12.0 * found["shifted"]
-        found["shifted"] *= PANEL
+        found["depthwise"] = 12.0 * terms  # a vector needs its loads for each product
     if shape.kernel == (3, 3) and shape.stride == (1, 1) and max(shape.padding) <= 2 and shape.groups == 1:
         tiles_y, tiles_x = -(-rows // 4), -(-columns // 4)
         if direction == "input_adjoint":
             tiles_y, tiles_x = -(-shape.height // 4), -(-shape.width // 4)
         tiles = shape.images * tiles_y * tiles_x
-        products = 36 * tiles * inputs * outputs
+        products = 36 * tiles * inputs * outputs * round_up(made, PANEL) // made
         transforms = 300 * (tiles * (inputs * -(-outputs // 64) + outputs) + inputs * outputs)
         found["winograd"] = 1.1 * products + transforms
     if shape.groups == 1 and shape.images * max(shape.height * shape.width, rows * columns) <= tiny.MOST_PIXELS:

@@ -1,5 +1,5 @@
 """Matrix products without BLAS, whose threads would keep spinning on the cores that the next kernel needs.
-A panel of the right factor is packed into the first-level cache for every block of rows, so nothing is packed twice over.
+A panel of the right factor is packed into the first-level cache for each block of rows, which then all read it there.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from pullback.kernels.simd import (
 )
 
 _DEPTH = 320  # of a product at a time: a panel of weights and a few rows of patches fit the first-level cache
-_COLUMNS = 64
+_COLUMNS = 128
 _GATHERED = 8 * ROWS[0]  # patches at a time: loads that soon follow the stores they read from would wait
 
 
@@ -55,7 +55,7 @@ def weight_adjoint(x: Any, g: Any, dw: Any, stride: Pair, padding: Pair, groups:
     taps_y, taps_x, inputs, _ = dw.shape
     outputs = out_channels // groups
     depth = taps_y * taps_x * inputs
-    rows = _part(depth, taps_x * inputs, inputs, 128)
+    rows = _part(depth, taps_x * inputs, inputs, 256)
     columns = round_up(min(outputs, _COLUMNS), PANEL)
     pixels = images * out_height * out_width
     block = min(96, pixels)
@@ -87,7 +87,7 @@ def _correlate(source: Any, w: Any, target: Any, correlation: Correlation, group
     group_columns = round_up(min(outputs, _COLUMNS), PANEL)
     total = images * rows.number * columns.number
     block = _block(total, -(-outputs // group_columns), group_columns)
-    panels = round_up(outputs, group_columns) // PANEL
+    panels = -(-outputs // PANEL)
     packed = runtime.empty(panels * depth * PANEL)
     room, room_size = runtime.scratch(_GATHERED * round_up(part, WIDTH) + block * group_columns + WIDTH)
     for group in range(groups):
@@ -271,8 +271,8 @@ def shifted_products(
         first_pixel, first_out = unit % blocks * block, unit // blocks * group
         count = min(block, pixels - first_pixel)
         count_out = min(group, outputs - first_out)
-        # Where the target pixels follow one another, sums of whole groups are made in place.
-        in_place = dense and count_out == group
+        # Where the target pixels follow one another, sums of whole panels are made in place.
+        in_place = dense and count_out % PANEL == 0
         if in_place:
             sums, sums_at, sums_row = y, first_pixel * out_channels + first_output + first_out, out_channels
         else:
@@ -285,7 +285,7 @@ def shifted_products(
                     x, first_pixel + row, gathered, rows, columns, height, width, channels, first_channel, inputs,
                     taps_x, shift_y, shift_x, step_y, step_x, begin, end, patch, step,
                 )  # fmt: skip
-                for column in range(0, group, PANEL):
+                for column in range(0, count_out, PANEL):
                     multiply_panel(
                         gathered, end - begin, patch, 0, step, 1,
                         weights, (first_out + column) * depth + begin * PANEL, PANEL,
@@ -339,7 +339,7 @@ def shifted_weight_adjoint(
                 at = (first_pixel + row) * out_channels + first_output + first_out
                 for c in range(0, columns, WIDTH):
                     store(gradient, row * columns + c, load_part(g, at + c, count_out - c))
-            for column in range(0, columns, PANEL):
+            for column in range(0, count_out, PANEL):
                 multiply_panel(
                     end - begin, count, patch, 0, 1, step, gradient, column, columns,
                     sums, column, columns, first_pixel - first,
