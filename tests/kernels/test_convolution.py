@@ -22,6 +22,8 @@ SHAPES = [
     (2, 4, 5, 200, 130, (3, 3), 1, (1, 0), 1),
     (1, 1, 1, 64, 3, (1, 1), 1, 0, 1),
     (7, 5, 7, 100, 64, (1, 1), 1, 0, 1),
+    (33, 5, 7, 48, 5, (1, 1), 1, 0, 1),
+    (1, 31, 29, 3, 100, (1, 1), 1, 0, 1),
     (2, 13, 14, 48, 24, (1, 1), 2, 0, 1),
     (3, 31, 29, 3, 100, (3, 3), 2, 1, 1),
     (2, 16, 16, 17, 70, (5, 5), 1, 2, 1),
@@ -31,14 +33,22 @@ SHAPES = [
     (3, 15, 11, 6, 10, (3, 3), 2, 1, 2),
     (2, 6, 6, 12, 12, (3, 3), 1, 1, 12),
     (2, 7, 7, 48, 96, (3, 3), 1, 1, 3),
+    (1, 5, 7, 3, 3, (3, 3), 1, 1, 3),
+    (7, 31, 29, 48, 48, (3, 3), 2, 1, 48),
+    (33, 5, 7, 100, 100, (5, 5), 1, 2, 100),
+    (2, 31, 29, 5, 5, (5, 5), 2, 2, 5),
+    (1, 9, 12, 100, 100, (2, 4), (1, 2), (0, 1), 100),
+    (2, 8, 8, 16, 16, (3, 3), 4, 0, 16),
 ]
 CASES = [
     (shape, algorithm)
     for shape in SHAPES
-    for algorithm in ("shifted", "winograd", "tiny")
+    for algorithm in ("shifted", "winograd", "tiny", "depthwise", "pointwise")
     if algorithm == "shifted"
     or (algorithm == "winograd" and shape[5] == (3, 3) and shape[6] == 1 and shape[8] == 1)
     or (algorithm == "tiny" and shape[0] * shape[1] * shape[2] <= 1024 and shape[8] == 1)
+    or (algorithm == "pointwise" and shape[5:] == ((1, 1), 1, 0, 1))
+    or (algorithm == "depthwise" and shape[3] == shape[4] == shape[8])
 ]
 
 
@@ -70,6 +80,13 @@ def test_all_directions_match_the_reference(shape: Any, algorithm: str) -> None:
     assert _error(dx, reference.input_adjoint(g64, w64, x.shape, *options)) < bound
     dw = convolution.weight_adjoint(x, g, w.shape, *options, algorithm=algorithm)
     assert _error(dw, reference.weight_adjoint(x64, g64, w.shape, *options)) < bound
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[5][0] * s[5][1] * s[3] <= 512 and s[8] == 1])
+def test_scattered_input_adjoint_matches_the_reference(shape: Any) -> None:
+    x, w, g, options = _arrays(shape)
+    dx = convolution.input_adjoint(g, w, x.shape, *options, algorithm="scattered")
+    assert _error(dx, reference.input_adjoint(g.astype(np.float64), w.astype(np.float64), x.shape, *options)) < 1e-5
 
 
 @pytest.mark.parametrize(("shape", "algorithm"), CASES)
@@ -138,8 +155,12 @@ def test_choice_by_cost_and_by_hand() -> None:
     assert convolution.choose("forward", (32, 64, 64, 3), (3, 3, 3, 32), 1, 1) == "shifted"
     assert convolution.choose("forward", (32, 2, 2, 512), (3, 3, 512, 512), 1, 1) == "tiny"
     assert convolution.choose("forward", (32, 32, 32, 64), (3, 3, 64, 64), 2, 1) == "shifted"
+    assert convolution.choose("weight_adjoint", (32, 14, 14, 96), (5, 5, 1, 96), 2, 2, 96) == "depthwise"
+    assert convolution.choose("input_adjoint", (32, 64, 64, 3), (3, 3, 3, 32), 1, 1) == "scattered"
+    assert convolution.choose("input_adjoint", (32, 14, 14, 96), (1, 1, 96, 24), 1, 0) == "pointwise"
+    assert convolution.choose("forward", (32, 14, 14, 96), (3, 3, 48, 96), 1, 1, 2) == "shifted"
     x, w, _, _ = _arrays(SHAPES[8])
-    with pytest.raises(ConfigError, match=r"'winograd' cannot serve .* these can: shifted, tiny"):
+    with pytest.raises(ConfigError, match=r"'winograd' cannot serve .* these can: shifted, pointwise, tiny"):
         convolution.forward(x, w, algorithm="winograd")
 
 

@@ -133,6 +133,16 @@ def test_adam(size: int, decay: float) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1,), (33,), (7, 31, 5)])
+def test_adam_direction(shape: Any) -> None:
+    g, mean, square = _normal(*shape), _normal(*shape[::-1]).reshape(shape), _normal(*shape) ** 2
+    found = elementwise.adam_direction(g, mean, square, 0.7, 1e-3, 0.9, 0.99)
+    wide = [each.astype(np.float64) for each in (g, mean, square)]
+    for mine, theirs in zip(found, reference.adam_direction(*wide, 0.7, 1e-3, 0.9, 0.99), strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("momentum", "decay", "nesterov"), [(0.0, 0.0, False), (0.9, 0.1, False), (0.9, 0.1, True)])
 def test_sgd(momentum: float, decay: float, nesterov: bool) -> None:
     state = [_normal(333), np.zeros(333, np.float32)]

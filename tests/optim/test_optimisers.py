@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pullback as pb
 from pullback import optim
 from pullback.core import tree
 from pullback.errors import ConfigError
@@ -118,6 +119,15 @@ def test_scalar_parameters_keep_their_dtype() -> None:
     updates, state = optimiser.update(np.float32(0.3), optimiser.init(p), p)
     assert optim.apply_updates(p, updates).dtype == np.float32
     assert {leaf.dtype for leaf in tree.leaves(state)} == {np.dtype(np.float32), np.dtype(np.int64)}
+
+
+def test_adam_records_one_step_for_each_parameter() -> None:
+    params = {"w": np.ones((2, 3), np.float32), "b": [np.ones(3, np.float32)]}
+    optimiser = optim.adam(0.1)
+    record = pb.record(optimiser.update, params, optimiser.init(params), params)
+    assert record.counts()["adam_step"] == 2
+    large = {step.primitive.name for step in record.steps if any(y.shape == (2, 3) for y in step.outputs.values())}
+    assert large == {"adam_step", "multiply"}  # the second is by the learning rate
 
 
 @pytest.mark.parametrize(

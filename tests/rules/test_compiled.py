@@ -38,6 +38,17 @@ CASES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
         (3.0 + RNG.normal(size=(9, 60, 61, 17)), RNG.normal(size=17), RNG.normal(size=17)),
         {"eps": 1e-5},
     ),
+    "adam step": (
+        "adam_step",
+        (
+            RNG.normal(size=(500, 301)),
+            RNG.normal(size=(500, 301)),
+            RNG.uniform(0.1, 1.0, (500, 301)),
+            np.array(0.9),
+            np.array(1e-3),
+        ),
+        {"b1": 0.9, "b2": 0.999},
+    ),
 }
 
 

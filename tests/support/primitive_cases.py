@@ -134,6 +134,9 @@ TABLE: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "softmax_cross_entropy": [_rows(X34, draw((3, 4), 0.1, 1.0))],
     "batch_norm": [_rows(X34, X4, draw((4,), seed=9), eps=1e-5), _rows(X234, X4, draw((4,), seed=9), eps=1e-3)],
     "layer_norm": [_rows(X234, X4, draw((4,), seed=9), eps=1e-5)],
+    "adam_step": [
+        _rows(X34, draw((3, 4), seed=9), draw((3, 4), 0.5, 1.0), draw((), 0.5, 1.0), draw((), 0.1, 0.2), b1=0.9, b2=0.8)
+    ],
     "euclidean_norm": [_rows(X34, axis=(0, 1), keepdims=False), _rows(X34, axis=(1,), keepdims=True)],
 }
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import runtime, shifted, tiny, winograd
+from pullback.kernels import depthwise, matmul, runtime, scattered, shifted, tiny, winograd
+from pullback.kernels.runtime import round_up
+from pullback.kernels.simd import PANEL
 
 Pair = int | tuple[int, int]
 
@@ -57,6 +59,10 @@ def forward(
             winograd.forward(x, w, y, shape.padding)
         case "tiny":
             tiny.forward(x, w, y, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(x), _pixels(w), _pixels(y))
+        case "depthwise":
+            depthwise.forward(x, w, y, shape.stride, shape.padding)
         case _:
             shifted.forward(x, w, y, shape.stride, shape.padding, groups)
     return y
@@ -76,6 +82,12 @@ def input_adjoint(
             winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
         case "tiny":
             tiny.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(g), _pixels(w), _pixels(dx), transposed_right=True)
+        case "depthwise":
+            depthwise.input_adjoint(g, w, dx, shape.stride, shape.padding)
+        case "scattered":
+            scattered.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case _:
             shifted.input_adjoint(g, w, dx, shape.stride, shape.padding, groups)
     return dx
@@ -95,6 +107,10 @@ def weight_adjoint(
             winograd.weight_adjoint(x, g, dw, shape.padding)
         case "tiny":
             tiny.weight_adjoint(x, g, dw, shape.stride, shape.padding)
+        case "pointwise":
+            matmul.multiply(_pixels(x), _pixels(g), _pixels(dw), transposed_left=True)
+        case "depthwise":
+            depthwise.weight_adjoint(x, g, dw, shape.stride, shape.padding)
         case _:
             shifted.weight_adjoint(x, g, dw, shape.stride, shape.padding, groups)
     return dw
@@ -116,20 +132,30 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
     """Estimated cost of every algorithm that can serve the shape, in multiply-adds at the rate of a matrix product.
 
     The factors are measured: the products of Winograd's transformed tiles are too thin for the full rate, and a
-    transform of a channel of a tile costs what about 300 multiply-adds would.
+    transform of a channel of a tile costs what about 300 multiply-adds would, adding a term where it belongs about 50.
     """
     rows, columns = shape.output_size
     inputs, outputs = shape.inputs // shape.groups, shape.outputs // shape.groups
     taps = shape.kernel[0] * shape.kernel[1]
-    found = {"shifted": float(shape.images * rows * columns * taps * inputs * outputs * shape.groups)}
+    terms = shape.images * rows * columns * taps * inputs * outputs * shape.groups
+    # A product fills whole panels of the channels that it makes.
+    made = inputs if direction == "input_adjoint" else outputs
+    found = {"shifted": terms * round_up(made, PANEL) / made}
     if direction == "input_adjoint":
         found["shifted"] *= shape.height * shape.width / (rows * columns * shape.stride[0] * shape.stride[1])
+    if direction == "input_adjoint" and shape.groups == 1 and taps * inputs <= scattered.MOST_TERMS:
+        pixels = shape.images * rows * columns
+        found["scattered"] = float(pixels * (outputs * round_up(taps * inputs, PANEL) + 50 * taps * inputs))
+    if shape.kernel == shape.stride == (1, 1) and shape.padding == (0, 0) and shape.groups == 1:
+        found["pointwise"] = 0.9 * found["shifted"]
+    if shape.groups == shape.inputs == shape.outputs:
+        found["depthwise"] = 12.0 * terms  # a vector needs its loads for each product
     if shape.kernel == (3, 3) and shape.stride == (1, 1) and max(shape.padding) <= 2 and shape.groups == 1:
         tiles_y, tiles_x = -(-rows // 4), -(-columns // 4)
         if direction == "input_adjoint":
             tiles_y, tiles_x = -(-shape.height // 4), -(-shape.width // 4)
         tiles = shape.images * tiles_y * tiles_x
-        products = 36 * tiles * inputs * outputs
+        products = 36 * tiles * inputs * outputs * round_up(made, PANEL) // made
         transforms = 300 * (tiles * (inputs * -(-outputs // 64) + outputs) + inputs * outputs)
         found["winograd"] = 1.1 * products + transforms
     if shape.groups == 1 and shape.images * max(shape.height * shape.width, rows * columns) <= tiny.MOST_PIXELS:
@@ -185,6 +211,11 @@ def _expect_gradient(g: Any, shape: Shape) -> None:
     expected = (shape.images, *shape.output_size, shape.outputs)
     if tuple(g.shape) != expected:
         raise ShapeError("convolution", f"expected a gradient of shape {expected}, that of the output, got {g.shape}")
+
+
+def _pixels(array: Any) -> Any:
+    """The matrix of what the last axis holds, by pixels; for weights of a 1 x 1 kernel, by inputs."""
+    return array.reshape(-1, array.shape[3])
 
 
 def _input(array: Any) -> Any:

@@ -1,5 +1,5 @@
-"""Optimiser updates in one pass over flat float32 buffers that hold all parameters one after the other.
-Everything is changed in place; a step allocates nothing.
+"""Optimiser updates in one pass over float32 memory.
+`adam` and `sgd` change flat buffers of all parameters in place; `adam_direction` makes new arrays.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import ShapeError
+from pullback.kernels import runtime
 from pullback.kernels.runtime import Floats, kernel, portion
 
 
@@ -28,6 +29,17 @@ def adam(
         parameters, gradient, first, second, parameters.size,
         rate, beta1, beta2, correction, epsilon, 1.0 - learning_rate * weight_decay,
     )  # fmt: skip
+
+
+def adam_direction(
+    g: Any, mean: Any, mean_square: Any, scale: float, eps: float, beta1: float, beta2: float
+) -> tuple[Any, Any, Any]:
+    """m / (scale sqrt(v) + eps) and the moved moments m and v of Adam, as new arrays of the shape of g."""
+    g, mean, mean_square = (np.ascontiguousarray(each, np.float32) for each in (g, mean, mean_square))
+    _expect_alike("adam_direction", g, mean, mean_square)
+    u, m, v = (runtime.empty(g.shape) for _ in range(3))
+    adam_direction_step(g, mean, mean_square, u, m, v, g.size, scale, eps, beta1, beta2)
+    return u, m, v
 
 
 def sgd(
@@ -69,6 +81,24 @@ def adam_step(
         first[i] = m
         second[i] = v
         parameters[i] = kept32 * parameters[i] - rate32 * m / (np.sqrt(v) * correction32 + epsilon32)
+
+
+@kernel
+def adam_direction_step(
+    thread: int, threads: int, gradient: Floats, mean: Floats, mean_square: Floats, u: Floats, m: Floats, v: Floats,
+    size: int, scale: float, eps: float, beta1: float, beta2: float,
+) -> None:  # fmt: skip
+    """Three arrays are read and three are written, once each."""
+    start, stop = portion(size, thread, threads)
+    scale32, eps32 = np.float32(scale), np.float32(eps)
+    first_new, second_new = np.float32(1.0 - beta1), np.float32(1.0 - beta2)
+    for i in range(start, stop):
+        g = gradient[i]
+        first = mean[i] + first_new * (g - mean[i])
+        second = mean_square[i] + second_new * (g * g - mean_square[i])
+        m[i] = first
+        v[i] = second
+        u[i] = first / (np.sqrt(second) * scale32 + eps32)
 
 
 @kernel

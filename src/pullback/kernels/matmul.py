@@ -1,49 +1,59 @@
 """Matrix products without BLAS, whose threads would keep spinning on the cores that the next kernel needs.
-A matrix product is a convolution of one pixel: rows are pixels, columns are channels. So the packing and blocking of
-`shifted` serve here, and the products with a transposed factor are that convolution's adjoints.
+A panel of the right factor is packed into the first-level cache for each block of rows, which then all read it there.
 """
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import numpy as np
 
 from pullback.errors import ShapeError
-from pullback.kernels import runtime, shifted
+from pullback.kernels import runtime
+from pullback.kernels.runtime import Floats, kernel, portion, round_up
+from pullback.kernels.simd import (
+    PANEL,
+    ROWS,
+    WIDTH,
+    Pointer,
+    copy_transposed,
+    inline,
+    load,
+    load_part,
+    multiply_panel,
+    offset,
+    store,
+    store_part,
+)
 
-_ONE, _NONE = (1, 1), (0, 0)
+_DEPTH = 192  # at a time: a panel of so many rows takes half of the first-level cache
+_BLOCK = 20 * ROWS[0]  # rows at a time: the packing of a panel is shared by so many
 
 
 def product(a: Any, b: Any, out: Any = None) -> Any:
     """a b, for float32 a (M, K) and b (K, N)."""
     result = _result("a b", a, b, a.shape[1], b.shape[0], (a.shape[0], b.shape[1]), out)
-    if not _empty(result, a):
-        shifted.forward(_pixels(a), _taps(b), result[None, None], _ONE, _NONE, 1)
+    multiply(_input(a), _input(b), result)
     return result
 
 
 def product_transposed_right(a: Any, b: Any, out: Any = None) -> Any:
     """a b^T, for float32 a (M, K) and b (N, K)."""
     result = _result("a b^T", a, b, a.shape[1], b.shape[1], (a.shape[0], b.shape[0]), out)
-    if not _empty(result, a):
-        shifted.input_adjoint(_pixels(a), _taps(b), result[None, None], _ONE, _NONE, 1)
+    multiply(_input(a), _input(b), result, transposed_right=True)
     return result
 
 
 def product_transposed_left(a: Any, b: Any, out: Any = None) -> Any:
     """a^T b, for float32 a (K, M) and b (K, N)."""
     result = _result("a^T b", a, b, a.shape[0], b.shape[0], (a.shape[1], b.shape[1]), out)
-    if not _empty(result, a):
-        shifted.weight_adjoint(_pixels(a), _pixels(b), result[None, None], _ONE, _NONE, 1)
+    multiply(_input(a), _input(b), result, transposed_left=True)
     return result
 
 
-def _pixels(matrix: Any) -> Any:
-    return np.ascontiguousarray(matrix, np.float32)[None, None]
-
-
-_taps = _pixels
+def _input(matrix: Any) -> Any:
+    return np.ascontiguousarray(matrix, np.float32)
 
 
 def _result(name: str, a: Any, b: Any, depth: int, other: int, shape: tuple[int, int], out: Any) -> Any:
@@ -56,9 +66,100 @@ def _result(name: str, a: Any, b: Any, depth: int, other: int, shape: tuple[int,
     return out
 
 
-def _empty(result: Any, a: Any) -> bool:
-    """Fill a result that has no terms; the kernels expect at least one."""
-    if a.size and result.size:
-        return False
-    result[...] = 0.0
-    return True
+def multiply(a: Any, b: Any, c: Any, *, transposed_left: bool = False, transposed_right: bool = False) -> None:
+    """c = a b, either factor transposed if asked; all contiguous float32 matrices of sizes that fit."""
+    rows, columns = c.shape
+    depth = a.shape[0] if transposed_left else a.shape[1]
+    if not (a.size and c.size):  # no terms; the kernel expects at least one
+        c[...] = 0.0
+        return
+    threads = runtime.threads()
+    blocks = -(-rows // _BLOCK)
+    if blocks % threads and rows >= threads * 2 * ROWS[0]:
+        blocks = round_up(blocks, threads)
+    groups = min(-(-columns // PANEL), threads // gcd(blocks, threads))
+    splits = min(-(-depth // _DEPTH), threads // gcd(blocks * groups, threads))
+    block = round_up(-(-rows // blocks), ROWS[-1])
+    parts = c if splits == 1 else runtime.empty(splits * c.size)
+    left = block + WIDTH if transposed_left else 0
+    room, room_size = runtime.scratch(_DEPTH * (PANEL + left) + block * PANEL)
+    matrix_product(
+        a, b, parts, rows, depth, columns, transposed_left, transposed_right, blocks, groups, splits, block,
+        left, room, room_size,
+    )  # fmt: skip
+    if splits > 1:
+        runtime.add_parts(parts, splits, c.size, c)
+
+
+@inline
+def _pack_panel(
+    b: Pointer, begin: int, end: int, first: int, depth: int, columns: int, transposed: bool, packed: Pointer
+) -> None:
+    """packed[k][PANEL] = rows begin..end of b from column `first` on, with zeros beyond the last column."""
+    count = min(PANEL, columns - first)
+    if transposed:
+        if count < PANEL:
+            for i in range((end - begin) * PANEL):
+                packed[i] = np.float32(0.0)
+        copy_transposed(b, first * depth + begin, depth, count, end - begin, packed, 0, PANEL)
+    elif count == PANEL:
+        for k in range(end - begin):
+            at = (begin + k) * columns + first
+            store(packed, k * PANEL, load(b, at))
+            store(packed, k * PANEL + WIDTH, load(b, at + WIDTH))
+    else:
+        for k in range(end - begin):
+            at = (begin + k) * columns + first
+            store(packed, k * PANEL, load_part(b, at, count))
+            store(packed, k * PANEL + WIDTH, load_part(b, at + WIDTH, count - WIDTH))
+
+
+@kernel
+def matrix_product(
+    thread: int, threads: int, a: Floats, b: Floats, c: Floats, rows: int, depth: int, columns: int,
+    transposed_left: bool, transposed_right: bool, blocks: int, groups: int, splits: int, block: int,
+    left: int, room: Floats, room_size: int,
+) -> None:  # fmt: skip
+    """Blocks of rows, groups of columns and, if these are few, stretches of the depth are shared out."""
+    packed = offset(room, thread * room_size)
+    spare = offset(packed, _DEPTH * PANEL)
+    transposed = offset(spare, block * PANEL)
+    panels = -(-columns // PANEL)
+    start, stop = portion(blocks * groups * splits, thread, threads)
+    for unit in range(start, stop):
+        split, group, first_row = unit % splits, unit // splits % groups, unit // splits // groups * block
+        count = min(block, rows - first_row)
+        if count <= 0:
+            continue
+        first_panel, last_panel = portion(panels, group, groups)
+        first, last = portion(depth, split, splits)
+        to = (split * rows + first_row) * columns
+        for begin in range(first, last, _DEPTH):
+            end = min(begin + _DEPTH, last)
+            # Rows of a are read where they are; columns are too far apart for that.
+            if transposed_left:
+                for k in range(begin, end):
+                    for i in range(0, count, WIDTH):
+                        store(transposed, (k - begin) * left + i, load_part(a, k * rows + first_row + i, count - i))
+                factor, at, next_row, next_k = transposed, 0, 1, left
+            else:
+                factor, at, next_row, next_k = a, first_row * depth + begin, depth, 1
+            for panel in range(first_panel, last_panel):
+                _pack_panel(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
+                # The last panel may be wider than the result.
+                if (panel + 1) * PANEL <= columns:
+                    multiply_panel(
+                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
+                        c, to + panel * PANEL, columns, begin - first,
+                    )  # fmt: skip
+                else:
+                    multiply_panel(
+                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
+                        spare, 0, PANEL, begin - first,
+                    )  # fmt: skip
+        rest = columns % PANEL
+        if last_panel == panels and rest > 0:
+            for i in range(count):
+                for j in range(0, rest, WIDTH):
+                    value = load(spare, i * PANEL + j)
+                    store_part(c, to + i * columns + columns - rest + j, value, rest - j)

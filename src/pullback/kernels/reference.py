@@ -105,6 +105,15 @@ def adam(
     return p - learning_rate * (step_size + weight_decay * p), m, v
 
 
+def adam_direction(
+    g: Any, mean: Any, mean_square: Any, scale: float, eps: float, beta1: float, beta2: float
+) -> tuple[Any, Any, Any]:
+    """See `elementwise.adam_direction`."""
+    m = beta1 * mean + (1.0 - beta1) * g
+    v = beta2 * mean_square + (1.0 - beta2) * g**2
+    return m / (scale * np.sqrt(v) + eps), m, v
+
+
 def sgd(
     p: Any,
     g: Any,

@@ -1,19 +1,17 @@
 """Convolution of any kernel size, stride, padding and groups as products of shifted pixels, and its two adjoints.
 The rows of the product are pixels, its depth is taps x channels. The patches of a block of pixels are gathered in the
 cache when they are used: the matrix of all patches ("im2col") never exists.
-
-With respect to its input, the adjoint of a convolution with stride s is s x s convolutions with stride 1: the pixels of
-the input fall into classes by their remainder modulo s, and each class sees every s-th tap. So one kernel serves both.
 """
 
 from __future__ import annotations
 
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pullback.kernels import runtime
+from pullback.kernels import lattice, runtime
+from pullback.kernels.lattice import Correlation, Pair
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
     PANEL,
@@ -32,64 +30,32 @@ from pullback.kernels.simd import (
 )
 
 _DEPTH = 320  # of a product at a time: a panel of weights and a few rows of patches fit the first-level cache
-_COLUMNS = 64
+_COLUMNS = 128
 _GATHERED = 8 * ROWS[0]  # patches at a time: loads that soon follow the stores they read from would wait
 
 
-class Taps(NamedTuple):
-    """Taps along one axis: `number` source pixels from pixel x step + shift; tap t is weight first + t x stride."""
-
-    number: int
-    shift: int
-    step: int
-    first: int
-    stride: int
-
-
-class Lattice(NamedTuple):
-    """Target pixels along one axis: start, start + step, ... (`number` of them)."""
-
-    number: int
-    start: int
-    step: int
-
-
-def forward(x: Any, w: Any, y: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def forward(x: Any, w: Any, y: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """y (N, OH, OW, O) = conv(x, w) for x (N, H, W, C) and w (kh, kw, C / groups, O); all float32 and contiguous."""
-    taps = [Taps(w.shape[axis], -padding[axis], stride[axis], 0, 1) for axis in range(2)]
-    pixels = [Lattice(y.shape[1 + axis], 0, 1) for axis in range(2)]
-    _correlate(x, w, y, taps, pixels, groups, adjoint=False)
+    _correlate(x, w, y, lattice.of_forward(y.shape[1:3], w.shape[:2], stride, padding), groups, adjoint=False)
 
 
-def input_adjoint(g: Any, w: Any, dx: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def input_adjoint(g: Any, w: Any, dx: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """dx (N, H, W, C): the adjoint of `forward` with respect to x, for g like y."""
-    for class_y in range(min(stride[0], dx.shape[1])):
-        for class_x in range(min(stride[1], dx.shape[2])):
-            classes = (class_y, class_x)
-            pixels = [Lattice(-(-(dx.shape[1 + axis] - classes[axis]) // stride[axis]), classes[axis], stride[axis])
-                      for axis in range(2)]  # fmt: skip
-            taps = [_adjoint_taps(w.shape[axis], classes[axis] + padding[axis], stride[axis]) for axis in range(2)]
-            if taps[0].number == 0 or taps[1].number == 0:
-                dx[:, class_y :: stride[0], class_x :: stride[1]] = 0.0
-            else:
-                _correlate(g, w, dx, taps, pixels, groups, adjoint=True)
+    for taps, pixels in lattice.of_input_adjoint(dx.shape[1:3], w.shape[:2], stride, padding):
+        if taps[0].number == 0 or taps[1].number == 0:
+            dx[:, pixels[0].start :: stride[0], pixels[1].start :: stride[1]] = 0.0
+        else:
+            _correlate(g, w, dx, (taps, pixels), groups, adjoint=True)
 
 
-def _adjoint_taps(size: int, place: int, stride: int) -> Taps:
-    """The taps i with (place - i) divisible by the stride, from the last to the first, so that sources ascend."""
-    count = len(range(place % stride, size, stride))
-    last = place % stride + (count - 1) * stride
-    return Taps(count, (place - last) // stride, 1, last, -stride)
-
-
-def weight_adjoint(x: Any, g: Any, dw: Any, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+def weight_adjoint(x: Any, g: Any, dw: Any, stride: Pair, padding: Pair, groups: int) -> None:
     """dw (kh, kw, C / groups, O): the adjoint of `forward` with respect to w, for g like y."""
     images, height, width, channels = x.shape
     _, out_height, out_width, out_channels = g.shape
     taps_y, taps_x, inputs, _ = dw.shape
     outputs = out_channels // groups
     depth = taps_y * taps_x * inputs
-    rows = _part(depth, taps_x * inputs, inputs, 128)
+    rows = _part(depth, taps_x * inputs, inputs, 256)
     columns = round_up(min(outputs, _COLUMNS), PANEL)
     pixels = images * out_height * out_width
     block = min(96, pixels)
@@ -110,21 +76,18 @@ def weight_adjoint(x: Any, g: Any, dw: Any, stride: tuple[int, int], padding: tu
         runtime.add_parts(parts, splits, dw.size, dw)
 
 
-def _correlate(
-    source: Any, w: Any, target: Any, taps: list[Taps], pixels: list[Lattice], groups: int, adjoint: bool
-) -> None:
+def _correlate(source: Any, w: Any, target: Any, correlation: Correlation, groups: int, adjoint: bool) -> None:
     """Add up, for each target pixel of the lattice, weights times the source pixels that the taps reach."""
     images, height, width, source_channels = source.shape
     _, target_height, target_width, target_channels = target.shape
     inputs, outputs = source_channels // groups, target_channels // groups
-    vertical, horizontal = taps
-    rows, columns = pixels
+    (vertical, horizontal), (rows, columns) = correlation
     depth = vertical.number * horizontal.number * inputs
     part = _part(depth, horizontal.number * inputs, inputs, _DEPTH)
     group_columns = round_up(min(outputs, _COLUMNS), PANEL)
     total = images * rows.number * columns.number
     block = _block(total, -(-outputs // group_columns), group_columns)
-    panels = round_up(outputs, group_columns) // PANEL
+    panels = -(-outputs // PANEL)
     packed = runtime.empty(panels * depth * PANEL)
     room, room_size = runtime.scratch(_GATHERED * round_up(part, WIDTH) + block * group_columns + WIDTH)
     for group in range(groups):
@@ -303,19 +266,13 @@ def shifted_products(
     step = -(-part // WIDTH) * WIDTH
     spare = offset(patch, _GATHERED * step + WIDTH)
     dense = rows == out_height and columns == out_width
-    # A kernel of one pixel reads the pixels where they are.
-    pointwise = dense and rows == height and columns == width and taps_y * taps_x == 1 and shift_y == 0 and shift_x == 0
-    if pointwise:
-        left, left_row = x, channels
-    else:
-        left, left_row = patch, step
     start, stop = portion(blocks * groups, thread, threads)
     for unit in range(start, stop):
         first_pixel, first_out = unit % blocks * block, unit // blocks * group
         count = min(block, pixels - first_pixel)
         count_out = min(group, outputs - first_out)
-        # Where the target pixels follow one another, sums of whole groups are made in place.
-        in_place = dense and count_out == group
+        # Where the target pixels follow one another, sums of whole panels are made in place.
+        in_place = dense and count_out % PANEL == 0
         if in_place:
             sums, sums_at, sums_row = y, first_pixel * out_channels + first_output + first_out, out_channels
         else:
@@ -324,17 +281,13 @@ def shifted_products(
             end = min(begin + part, depth)
             for row in range(0, count, _GATHERED):
                 gathered = min(_GATHERED, count - row)
-                if not pointwise:
-                    _gather_block(
-                        x, first_pixel + row, gathered, rows, columns, height, width, channels, first_channel, inputs,
-                        taps_x, shift_y, shift_x, step_y, step_x, begin, end, patch, step,
-                    )  # fmt: skip
-                    left_at = 0
-                else:
-                    left_at = (first_pixel + row) * channels + first_channel + begin
-                for column in range(0, group, PANEL):
+                _gather_block(
+                    x, first_pixel + row, gathered, rows, columns, height, width, channels, first_channel, inputs,
+                    taps_x, shift_y, shift_x, step_y, step_x, begin, end, patch, step,
+                )  # fmt: skip
+                for column in range(0, count_out, PANEL):
                     multiply_panel(
-                        gathered, end - begin, left, left_at, left_row, 1,
+                        gathered, end - begin, patch, 0, step, 1,
                         weights, (first_out + column) * depth + begin * PANEL, PANEL,
                         sums, sums_at + row * sums_row + column, sums_row, begin,
                     )  # fmt: skip
@@ -386,7 +339,7 @@ def shifted_weight_adjoint(
                 at = (first_pixel + row) * out_channels + first_output + first_out
                 for c in range(0, columns, WIDTH):
                     store(gradient, row * columns + c, load_part(g, at + c, count_out - c))
-            for column in range(0, columns, PANEL):
+            for column in range(0, count_out, PANEL):
                 multiply_panel(
                     end - begin, count, patch, 0, 1, step, gradient, column, columns,
                     sums, column, columns, first_pixel - first,

@@ -21,7 +21,7 @@ Pointer = Any
 """The address of float32 (or, where said, of bytes) inside a kernel; indexed like an array."""
 
 _FLOAT = ir.FloatType()
-_INT = ir.IntType(64)
+INTEGER = ir.IntType(64)
 _FAST = ("contract", "nsz")
 
 
@@ -67,7 +67,7 @@ ROWS = (12, 8, 4) if MACHINE.registers == 32 else (6, 4, 2)
 """Rows of the tiles; with two vectors a row, the largest fills the registers without spilling."""
 ALIGNMENT = 64
 
-_VECTOR = ir.VectorType(_FLOAT, WIDTH)
+VECTOR = ir.VectorType(_FLOAT, WIDTH)
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
 _LANES = ir.VectorType(ir.IntType(64), WIDTH)
 _NAME = f"v{WIDTH}f32"
@@ -81,17 +81,17 @@ class _Vector(types.Type):  # type: ignore[misc]
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, VECTOR)
 
 
 vector = _Vector()
 
 
-def _as_vector(builder: Any, pointer: Any) -> Any:
-    return builder.bitcast(pointer, _VECTOR.as_pointer())
+def as_vector(builder: Any, pointer: Any) -> Any:
+    return builder.bitcast(pointer, VECTOR.as_pointer())
 
 
-def _splat(builder: Any, scalar: Any, kind: Any = _VECTOR) -> Any:
+def _splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None))
@@ -109,36 +109,44 @@ def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any
 
 def _load(typing: Any, pointer: Any, index: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(_as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
+        return builder.load(as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
 
     return vector(pointer, types.intp), emit
 
 
 def _store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.store(values[2], _as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
+        builder.store(values[2], as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, vector), emit
 
 
+def load_lanes(builder: Any, start: Any, count: Any) -> Any:
+    """Emit the load of the first `count` lanes of the vector at `start`, zeros after."""
+    arguments = [start.type, ir.IntType(32), _MASK, VECTOR]
+    masked = _function(builder, f"llvm.masked.load.{_NAME}.p0{_NAME}", VECTOR, arguments)
+    mask = _lane_mask(builder, count)
+    return builder.call(masked, [start, ir.Constant(ir.IntType(32), 4), mask, ir.Constant(VECTOR, None)])
+
+
+def store_lanes(builder: Any, value: Any, start: Any, count: Any) -> None:
+    """Emit the store of the first `count` lanes to the vector at `start`."""
+    arguments = [VECTOR, start.type, ir.IntType(32), _MASK]
+    masked = _function(builder, f"llvm.masked.store.{_NAME}.p0{_NAME}", ir.VoidType(), arguments)
+    builder.call(masked, [value, start, ir.Constant(ir.IntType(32), 4), _lane_mask(builder, count)])
+
+
 def _load_part(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start = _as_vector(builder, builder.gep(values[0], [values[1]]))
-        arguments = [start.type, ir.IntType(32), _MASK, _VECTOR]
-        masked = _function(builder, f"llvm.masked.load.{_NAME}.p0{_NAME}", _VECTOR, arguments)
-        mask = _lane_mask(builder, values[2])
-        return builder.call(masked, [start, ir.Constant(ir.IntType(32), 4), mask, ir.Constant(_VECTOR, None)])
+        return load_lanes(builder, as_vector(builder, builder.gep(values[0], [values[1]])), values[2])
 
     return vector(pointer, types.intp, types.intp), emit
 
 
 def _store_part(typing: Any, pointer: Any, index: Any, value: Any, count: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start = _as_vector(builder, builder.gep(values[0], [values[1]]))
-        arguments = [_VECTOR, start.type, ir.IntType(32), _MASK]
-        masked = _function(builder, f"llvm.masked.store.{_NAME}.p0{_NAME}", ir.VoidType(), arguments)
-        builder.call(masked, [values[2], start, ir.Constant(ir.IntType(32), 4), _lane_mask(builder, values[3])])
+        store_lanes(builder, values[2], as_vector(builder, builder.gep(values[0], [values[1]])), values[3])
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, vector, types.intp), emit
@@ -196,8 +204,8 @@ def _transpose(typing: Any, a: Any, a_first: Any, a_row: Any, b: Any, b_first: A
         a, a_first, a_row, b, b_first, b_row = values
 
         def row(pointer: Any, first: Any, step: Any, index: int) -> Any:
-            place = builder.add(first, builder.mul(step, ir.Constant(_INT, index)))
-            return _as_vector(builder, builder.gep(pointer, [place]))
+            place = builder.add(first, builder.mul(step, ir.Constant(INTEGER, index)))
+            return as_vector(builder, builder.gep(pointer, [place]))
 
         lines = [builder.load(row(a, a_first, a_row, index), align=4) for index in range(WIDTH)]
         # Interleaving the first half of the rows with the second, log2(WIDTH) times, is a transposition.
@@ -272,14 +280,14 @@ def _tile(rows: int) -> Any:
             c = builder.gep(c, [c_first])
 
             def number(value: int) -> Any:
-                return ir.Constant(_INT, value)
+                return ir.Constant(INTEGER, value)
 
-            zero = ir.Constant(_VECTOR, None)
+            zero = ir.Constant(VECTOR, None)
             cells = [(row, half) for row in range(rows) for half in range(2)]
             targets = {}
             for row, half in cells:
                 offset = builder.add(builder.mul(number(row), c_row), number(half * WIDTH))
-                targets[row, half] = _as_vector(builder, builder.gep(c, [offset]))
+                targets[row, half] = as_vector(builder, builder.gep(c, [offset]))
             # A pointer for every third row: the two between are reached by the address modes of one instruction.
             starts = [builder.gep(a, [builder.mul(number(row), a_row)]) for row in range(0, rows, 3)]
             between = [number(0), a_row, builder.mul(number(2), a_row)]
@@ -295,18 +303,18 @@ def _tile(rows: int) -> Any:
             builder.branch(loop)
 
             builder.position_at_end(loop)
-            k, b_at = builder.phi(_INT), builder.phi(b.type)
+            k, b_at = builder.phi(INTEGER), builder.phi(b.type)
             a_at = [builder.phi(a.type) for _ in starts]
-            sums = {cell: builder.phi(_VECTOR) for cell in cells}
+            sums = {cell: builder.phi(VECTOR) for cell in cells}
             right = [
-                builder.load(_as_vector(builder, builder.gep(b_at, [number(half * WIDTH)])), align=4)
+                builder.load(as_vector(builder, builder.gep(b_at, [number(half * WIDTH)])), align=4)
                 for half in range(2)
             ]
             added = {}
             for row in range(rows):
                 left = _splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
                 for half in range(2):
-                    added[row, half] = _multiply_add(builder, left, right[half], sums[row, half])
+                    added[row, half] = multiply_add(builder, left, right[half], sums[row, half])
             k_next = builder.add(k, number(1))
             a_next = [builder.gep(pointer, [a_k]) for pointer in a_at]
             b_next = builder.gep(b_at, [b_k])
@@ -330,10 +338,10 @@ def _tile(rows: int) -> Any:
     return intrinsic(declare)
 
 
-def _multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
+def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
     if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
         return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
-    fma = _function(builder, f"llvm.fma.{_NAME}", _VECTOR, [_VECTOR] * 3)
+    fma = _function(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
     return builder.call(fma, [left, right, total])
 
 

@@ -1,12 +1,12 @@
 """Transformations that remember past gradients: momentum, RMSprop's mean square, Adam's two moments.
 
-The moving averages are written with augmented assignments on arrays made in the same function: a step of a large
-network is bound by memory, and each temporary less is a pass over all parameters less.
+Sums are written with augmented assignments on arrays made in the same function: a step of a large network is bound by
+memory, and each temporary less is a pass over all parameters less. Adam's step is one primitive for that reason.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pullback.optim.transform import (
     next_step,
     require,
 )
+from pullback.rules.optim import adam_step, moving_average
 
 
 class TraceState(NamedTuple):
@@ -74,7 +75,7 @@ def scale_by_rms(decay: float = 0.99, eps: float = 1e-8) -> Transform:
         return RmsState(tree.map(np.zeros_like, params))
 
     def update(updates: Updates, state: RmsState, params: Params) -> tuple[Updates, State]:
-        mean_square = tree.map(lambda v, g: _moving_average(v, g * g, decay), state.mean_square, updates)
+        mean_square = tree.map(lambda v, g: moving_average(v, g * g, decay), state.mean_square, updates)
         return tree.map(lambda g, v: g / (np.sqrt(v) + eps), updates, mean_square), RmsState(mean_square)
 
     return Transform(init, update)
@@ -107,12 +108,15 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Tran
 
     def update(updates: Updates, state: AdamState, params: Params) -> tuple[Updates, State]:
         count = next_step(state.count)
-        mean = tree.map(lambda m, g: _moving_average(m, g, b1), state.mean, updates)
-        mean_square = tree.map(lambda v, g: _moving_average(v, g * g, b2), state.mean_square, updates)
         correction = 1.0 - b1**count
-        scale = correction / np.sqrt(1.0 - b2**count)
-        steps = tree.map(lambda m, v: _over_root(m, v, scale, eps * correction), mean, mean_square)
-        return steps, AdamState(count, mean, mean_square)
+        scale, floor = correction / np.sqrt(1.0 - b2**count), eps * correction
+        trees = [tree.flatten(each) for each in (updates, state.mean, state.mean_square)]
+        rows = [
+            adam_step(g, m, v, in_dtype_of(v, scale), in_dtype_of(v, floor), b1=b1, b2=b2)
+            for g, m, v in zip(*(leaves for leaves, _ in trees), strict=True)
+        ]
+        steps, *moments = (form.unflatten([row[k] for row in rows]) for k, (_, form) in enumerate(trees))
+        return steps, AdamState(count, *moments)
 
     return Transform(init, update)
 
@@ -122,19 +126,3 @@ def _add_scaled(g: Array, m: Array, decay: float) -> Array:
     total = m * decay
     total += g
     return total
-
-
-def _moving_average(average: Array, new: Array, decay: float) -> Array:
-    """decay * average + (1 - decay) * new, as average + (1 - decay) * (new - average)."""
-    moved = new - average
-    moved *= 1.0 - decay
-    moved += average
-    return moved
-
-
-def _over_root(m: Array, v: Array, scale: Any, eps: Any) -> Array:
-    """m / (scale * sqrt(v) + eps)."""
-    denominator = np.sqrt(v)
-    denominator *= in_dtype_of(v, scale)
-    denominator += in_dtype_of(v, eps)
-    return m / denominator
