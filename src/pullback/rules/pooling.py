@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Linear, Selection
-from pullback.core.tensor import Array, plain_value
+from pullback.core.primitive import Linear, Selection, Untracked
+from pullback.core.tensor import Array
 from pullback.errors import ShapeError
 from pullback.rules.compiled import worth_compiling
 from pullback.rules.windows import Padding, Pair, output_size, taps
@@ -38,8 +38,11 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
 
 
 def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padding) -> Array:
+    return _choices(x, y, window=window, stride=stride, padding=padding)
+
+
+def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Padding) -> Array:
     """For each output the number of the entry it came from, in one byte for windows of up to 255 entries."""
-    x, y = plain_value(x), plain_value(y)
     if (kernels := _kernels(x, window, padding)) is not None:
         return kernels.max_pool(x, window, stride, (padding[0][0], padding[1][0]))[1]
     dtype = np.min_scalar_type(window[0] * window[1])
@@ -52,6 +55,9 @@ def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padd
         target = choice[part.outputs]
         np.minimum(target, number, out=target)
     return choice
+
+
+_choices = Untracked(_find_choices, name="max_pool2d_choices", register=False)
 
 
 def _max_pool2d_route(x: Array, *, choice: Array, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:
