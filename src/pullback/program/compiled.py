@@ -28,11 +28,11 @@ class Explanation(NamedTuple):
     before: Program
     after: Program
     peak: int
-    seconds: list[float] | None
+    times: dict[int, str]  # by the number of the step; empty without `profile`
 
     def __str__(self) -> str:
         def notes(number: int) -> str:
-            return "" if self.seconds is None else f"  {self.seconds[number] * 1e6:.1f} us"
+            return f"  {self.times[number]}" if number in self.times else ""
 
         recorded = [f"recorded: {len(self.before.steps)} steps", *self.before.lines()]
         passed = [f"after the passes: {len(self.after.steps)} steps", *self.after.lines(notes)]
@@ -52,14 +52,18 @@ class Compiled:
 
     def __init__(self, f: Callable[..., Any]) -> None:
         functools.update_wrapper(self, f, updated=())
-        self._f = f
+        # A module, or a method of one, is compiled with its parameters as inputs.
+        owner = getattr(f, "__self__", f)
+        bound = tree.flatten(owner)[1].kind is not None
+        self._owner = (owner,) if bound else ()
+        self._f = getattr(f, "__func__", type(f).__call__) if bound else f
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, structure = tree.flatten((args, kwargs))
+        leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
         if context.state is not None or any(isinstance(leaf, Tensor) for leaf in leaves):
-            return self._f(*args, **kwargs)  # inside another trace, which sees the function itself
+            return self._f(*self._owner, *args, **kwargs)  # inside another trace, which sees the function itself
         entry = self._entry(leaves, structure)
         state = [holder.value for holder in entry.recorded.read]
         outputs = entry.replay([*(leaf for leaf in leaves if is_array(leaf)), *state])
@@ -74,14 +78,14 @@ class Compiled:
         Each line shows the step with its operands, the type and the bytes of each result, and the line of source that
         asked for it. With `profile`, the program is run, and each step is shown with its time. Nothing is changed.
         """
-        leaves, structure = tree.flatten((args, kwargs))
+        leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
         entry = self._entry(leaves, structure)
         replay = entry.replay
-        seconds = None
+        times = {}
         if profile:
             state = [holder.value for holder in entry.recorded.read]
-            seconds = replay.seconds([*(leaf for leaf in leaves if is_array(leaf)), *state])
-        return Explanation(entry.recorded.program, replay.program, replay.plan.peak, seconds)
+            times = replay.times([*(leaf for leaf in leaves if is_array(leaf)), *state])
+        return Explanation(entry.recorded.program, replay.program, replay.plan.peak, times)
 
     def _entry(self, leaves: Sequence[Any], structure: tree.Structure) -> _Entry:
         key = tuple([_kind(leaf) for leaf in leaves]), _form(structure)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +26,11 @@ class Plan(NamedTuple):
     """Bytes that are alive at once at most, of everything that the steps make, in the arena or not."""
 
 
-def plan(program: Program) -> Plan:
-    """Liveness of every value, and an arena for the large ones that are made by functions that take `out=`."""
+def plan(program: Program, elsewhere: Collection[int] = ()) -> Plan:
+    """Liveness of every value, and an arena for the large ones that are made by functions that take `out=`.
+
+    The values in `elsewhere` are made otherwise, and not in the arena.
+    """
     owners = _owners(program)
     last = {place: len(program.steps) for output in program.outputs for place in owners[output]}
     for number, step in enumerate(program.steps):
@@ -41,6 +44,7 @@ def plan(program: Program) -> Plan:
         if writer(program.steps[number]) is not None
         and program.types[place].nbytes >= _SMALL
         and last[place] < len(program.steps)
+        and place not in elsewhere
     ]
     spans = []
     for place in planned:

@@ -11,6 +11,7 @@ import numpy as np
 from pullback.errors import PullbackError, ShapeError
 from pullback.program.ir import Program, Step, Type, is_array
 from pullback.program.memory import ALIGNMENT, plan, writer
+from pullback.program.native import Native, Segment, segments
 
 Action = Callable[[list[Any], Any], None]
 """Computes some places from others, in a list by place; the second argument is the arena."""
@@ -21,13 +22,17 @@ class Replay:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.plan = plan(program)
+        found = segments(program)
+        self.plan = plan(program, {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs})
         self._places: list[Any] = [None] * (max(program.types, default=-1) + 1)
         for place, value in program.constants.items():
             self._places[place] = value
-        self._actions = [
-            self._action(step, dying) for step, dying in zip(program.steps, self.plan.dying, strict=True)
-        ]
+        self._actions: list[Action] = []
+        self._steps: list[range] = []  # which steps each action does
+        for steps in _divided(len(program.steps), found):
+            native = next((each for each in found if each.first == steps.start), None)
+            self._actions.append(self._step(steps.start) if native is None else self._native(native))
+            self._steps.append(steps)
         self._arenas: list[Any] = []
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
@@ -42,16 +47,17 @@ class Replay:
         self._arenas.append(arena)
         return outputs
 
-    def seconds(self, inputs: Sequence[Any]) -> list[float]:
-        """How long each step takes."""
+    def times(self, inputs: Sequence[Any]) -> dict[int, str]:
+        """How long each step takes, as text by the number of the step; a native call of several at its first."""
         places = self._places.copy()
         for place, value in zip(self.program.inputs, inputs, strict=True):
             places[place] = value
-        arena, taken = _arena(self.plan.size), []
-        for action in self._actions:
+        arena, taken = _arena(self.plan.size), {}
+        for action, steps in zip(self._actions, self._steps, strict=True):
             start = time.perf_counter()
             action(places, arena)
-            taken.append(time.perf_counter() - start)
+            text = f"{(time.perf_counter() - start) * 1e6:.1f} us"
+            taken[steps.start] = text if len(steps) == 1 else f"{text} for {len(steps)} steps as one native call"
         return taken
 
     def _own(self, places: list[Any]) -> list[Any]:
@@ -66,7 +72,22 @@ class Replay:
             outputs.append(value)
         return outputs
 
-    def _action(self, step: Step, dying: tuple[int, ...]) -> Action:
+    def _native(self, segment: Segment) -> Action:
+        steps = self.program.steps
+        outside = [*steps[: segment.first], *steps[segment.last :]]
+        needed = {*self.program.outputs, *(place for step in outside for place in step.inputs)}
+        native = Native(self.program, segment, needed)
+        dying = [k for places in self.plan.dying[segment.first : segment.last] for k in places]
+
+        def as_one_call(places: list[Any], arena: Any) -> None:
+            native(places)
+            for k in dying:
+                places[k] = None
+
+        return as_one_call
+
+    def _step(self, number: int) -> Action:
+        step, dying = self.program.steps[number], self.plan.dying[number]
         types = self.program.types
         inputs = step.inputs
         if len(step.outputs) == 1 and (out := step.outputs[0]) in self.plan.offsets:
@@ -111,6 +132,16 @@ class Replay:
                 places[k] = None
 
         return several_results
+
+
+def _divided(count: int, found: Sequence[Segment]) -> list[range]:
+    """The numbers of the steps, those of a segment together."""
+    whole = {number: each for each in found for number in range(each.first, each.last)}
+    return [
+        range(number, whole[number].last if number in whole else number + 1)
+        for number in range(count)
+        if number not in whole or whole[number].first == number
+    ]
 
 
 def _arena(size: int) -> Any:
