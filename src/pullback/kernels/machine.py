@@ -25,8 +25,9 @@ from pullback.kernels.cache import KernelCache
 WIDTH = 16
 
 UNARY = {
-    "negative": "-x", "absolute": "abs(x)", "sqrt": "np.sqrt(x)", "sign": "x if not abs(x) > zero else np.copysign(one, x)",
-    "exp": "exp(x)", "tanh": "tanh(x)", "sigmoid": "sigmoid(x)", "log": "np.log(x)", "sin": "np.sin(x)", "cos": "np.cos(x)",
+    "negative": "-x", "absolute": "abs(x)", "sign": "x if not abs(x) > zero else np.copysign(one, x)",
+    "sqrt": "np.sqrt(x)", "exp": "exp(x)", "tanh": "tanh(x)", "sigmoid": "sigmoid(x)", "log": "np.log(x)",
+    "sin": "np.sin(x)", "cos": "np.cos(x)",
 }  # fmt: skip
 ARITHMETIC = {"add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y"}
 CHOICES = {
@@ -41,7 +42,8 @@ CODES = {name: code for code, name in enumerate([*ELEMENTWISE, *OTHERS])}
 
 def run(dtype: Any) -> Callable[[Any, Any], None]:
     """The machine for one dtype: `run(dtype)(instructions, arena)`. Compiled on first use, and kept on disk."""
-    return _machine(np.dtype(dtype).name)
+    machine: Callable[[Any, Any], None] = _machine(np.dtype(dtype).name)
+    return machine
 
 
 @cache
@@ -49,7 +51,8 @@ def _machine(name: str) -> Any:
     kind = getattr(types, name)
     scalar = np.dtype(name).type
     namespace: dict[str, Any] = {
-        "__name__": __name__, "np": np, "pointer_to": pointer_to, "advanced": advanced, "zero": scalar(0), "one": scalar(1), **_functions(name), **_loops(name),
+        "__name__": __name__, "np": np, "pointer_to": pointer_to, "advanced": advanced,
+        "zero": scalar(0), "one": scalar(1), **_functions(name), **_loops(name),
     }  # fmt: skip
     exec(_source(), namespace)
     function = namespace["machine"]
@@ -154,7 +157,7 @@ def _loops(name: str) -> dict[str, Any]:
     zero = np.dtype(name).type(0)
     jit = njit(error_model="numpy", fastmath={"contract"})
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def copy(c, arena):  # type: ignore[no-untyped-def]
         for i in range(c[3]):
             for j in range(c[4]):
@@ -168,13 +171,13 @@ def _loops(name: str) -> dict[str, Any]:
                         for m in range(c[6]):
                             arena[out + m * c[10]] = arena[a + m * c[14]]
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def fill(c, arena):  # type: ignore[no-untyped-def]
         out, x = c[2], arena[c[3]]
         for k in range(c[1]):
             arena[out + k] = x
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def sums(c, arena):  # type: ignore[no-untyped-def]
         outer, reduced, inner = c[3], c[4], c[5]
         for i in range(outer):
@@ -197,7 +200,7 @@ def _loops(name: str) -> dict[str, Any]:
                     for k in range(inner):
                         arena[out + k] += arena[row + k]
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def largest(c, arena):  # type: ignore[no-untyped-def]
         outer, reduced, inner = c[3], c[4], c[5]
         for i in range(outer):
@@ -208,7 +211,7 @@ def _loops(name: str) -> dict[str, Any]:
                     best = x if x > best or x != x else best
                 arena[c[1] + i * inner + k] = best
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def matmul(c, arena):  # type: ignore[no-untyped-def]
         rows, inner, columns = c[4], c[5], c[6]
         for i in range(rows):
@@ -221,7 +224,9 @@ def _loops(name: str) -> dict[str, Any]:
                 x0, x1, x2, x3 = arena[a], arena[a + da], arena[a + 2 * da], arena[a + 3 * da]
                 b1, b2, b3 = b + db, b + 2 * db, b + 3 * db
                 for k in range(columns):
-                    arena[out + k] += (x0 * arena[b + k] + x1 * arena[b1 + k]) + (x2 * arena[b2 + k] + x3 * arena[b3 + k])
+                    arena[out + k] += (x0 * arena[b + k] + x1 * arena[b1 + k]) + (
+                        x2 * arena[b2 + k] + x3 * arena[b3 + k]
+                    )
                 a, b, j = a + 4 * da, b + 4 * db, j + 4
             while j < inner:
                 x0 = arena[a]
@@ -259,14 +264,14 @@ def _functions(name: str) -> dict[str, Any]:
 
     small, limit = jit(tanh_small), scalar(0.625)
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def tanh(x):  # type: ignore[no-untyped-def]
         size = abs(x)
         outside = np.copysign(one - two / (exp(size + size) + one), x)
         inside = small(x)
         return inside if size < limit else outside
 
-    @jit  # type: ignore[untyped-decorator]
+    @jit
     def sigmoid(x):  # type: ignore[no-untyped-def]
         decay = exp(-abs(x))
         return (one if x >= zero else decay) / (one + decay)
@@ -295,13 +300,11 @@ def _exp64(x):  # type: ignore[no-untyped-def]
     return x if x != x else y
 
 
-_F32 = {name: np.float32(value) for name, value in {
-    "low": -104.0, "high": 89.0, "log2e": _LOG2_E, "round": 12582912.0, "ln2_high": 0.693359375, "ln2_low": -2.12194440e-4,
-    "p5": 1.9875691500e-4, "p4": 1.3981999507e-3, "p3": 8.3334519073e-3, "p2": 4.1665795894e-2, "p1": 1.6666665459e-1,
-    "p0": 5.0000001201e-1, "one": 1.0,
-}.items()}  # fmt: skip
-_ROUND32_BITS = np.int32(_F32["round"].view(np.int32))
-(_LOW, _HIGH, _LOG2_E32, _ROUND32, _LN2_HIGH, _LN2_LOW, _P5, _P4, _P3, _P2, _P1, _P0, _ONE32) = _F32.values()
+_LOW, _HIGH, _LOG2_E32, _ROUND32, _ONE32 = map(np.float32, (-104.0, 89.0, _LOG2_E, 12582912.0, 1.0))
+_LN2_HIGH, _LN2_LOW = map(np.float32, (0.693359375, -2.12194440e-4))
+_P5, _P4, _P3 = map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3))
+_P2, _P1, _P0 = map(np.float32, (4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
+_ROUND32_BITS = np.int32(_ROUND32.view(np.int32))
 
 
 def _exp32(x):  # type: ignore[no-untyped-def]

@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pullback.core import tree
 from pullback.core.context import context
 from pullback.core.tensor import Tensor

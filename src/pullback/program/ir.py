@@ -22,7 +22,7 @@ class Type(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     scalar: bool = False
-    """A NumPy scalar (or a Python number) and not an array; a function of NumPy makes one where a result has no axes."""
+    """A NumPy scalar (or a Python number) and not an array: what NumPy makes where a result has no axes."""
 
     @classmethod
     def of(cls, value: Any) -> Type:

@@ -1,15 +1,13 @@
-"""The memory plan: which steps write into one arena, and where in it, so that a value's place is used again after it.
-"""
+"""The memory plan: which steps write into one arena, and where in it, so that a place is used again and again."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Elementwise, Params, Untracked
+from pullback.core.primitive import Elementwise, Params
 from pullback.program.ir import Program, Step
 
 ALIGNMENT = 64
@@ -126,7 +124,7 @@ Writer = Callable[[list[Any], Params, Any], Any]
 """(the values of the inputs, parameters, where to write)."""
 
 _WRITERS: dict[str, Writer] = {
-    "matmul": lambda values, params, out: np.matmul(*values, out=out),
+    "matmul": lambda values, params, out: np.matmul(values[0], values[1], out=out),
     "sum": lambda values, params, out: np.sum(values[0], out=out, **params),
     "mean": lambda values, params, out: np.mean(values[0], out=out, **params),
     "concatenate": lambda values, params, out: np.concatenate(values, params["axis"], out=out),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from pullback.program.ir import Program, Step, Type, is_array, is_python_number
+from pullback.program.ir import Program, Step, Type, is_python_number
 from pullback.program.memory import Span, allocate
 
 LARGEST = 1 << 12
@@ -56,7 +56,11 @@ _ANY: Any = "any"  # the dtype of a step on truth values alone
 
 def _dtype_of(step: Step, program: Program) -> Any:
     """The float type that the machine would run a step in; None where it has no instruction for it."""
-    if step.fixed is not None or step.primitive.name not in _LOWER or not _LOWER[step.primitive.name].serves(step, program):
+    if (
+        step.fixed is not None
+        or step.primitive.name not in _LOWER
+        or not _LOWER[step.primitive.name].serves(step, program)
+    ):
         return None
     kinds = set()
     for place in (*step.inputs, *step.outputs):
@@ -201,9 +205,7 @@ class _Lowering:
             return [(where.buffer, where.offset), 0]
         if math.prod(where.shape) != math.prod(shape):
             lead = len(shape) - len(where.shape)
-            strides = tuple(
-                0 if size == 1 else stride for size, stride in zip(where.shape, where.strides, strict=True)
-            )
+            strides = tuple(0 if size == 1 else stride for size, stride in zip(where.shape, where.strides, strict=True))
             where = _Where(where.buffer, where.offset, shape, (0,) * lead + strides)
         found = self._densified(where)
         return [(found.buffer, found.offset), 1]

@@ -77,16 +77,23 @@ def simplify(program: Program) -> Program:
     steps = []
     for step in program.steps:
         step = _with_inputs(step, same)
-        found = next((found for rule in _RULES if (found := rule(step, makers, program)) is not None), None)
-        if isinstance(found, int):
-            if program.types[found] == program.types[step.outputs[0]]:
-                same[step.outputs[0]] = found
-                continue
-        elif found is not None:
+        while isinstance(found := _identity(step, makers, program), Step):
             step = found
-        steps.append(step)
-        makers.update(dict.fromkeys(step.outputs, step))
+        if found is not None:
+            same[step.outputs[0]] = found
+        else:
+            steps.append(step)
+            makers.update(dict.fromkeys(step.outputs, step))
     return replace(program, steps=tuple(steps), outputs=tuple(same.get(p, p) for p in program.outputs))
+
+
+def _identity(step: Step, makers: dict[int, Step], program: Program) -> int | Step | None:
+    """What the first rule that applies puts in place of a step."""
+    for rule in _RULES:
+        found = rule(step, makers, program)
+        if isinstance(found, Step) or (found is not None and program.types[found] == program.types[step.outputs[0]]):
+            return found
+    return None
 
 
 # -- identities ------------------------------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ def _nothing_done(step: Step, makers: dict[int, Step], program: Program) -> int 
     name, params = step.primitive.name, step.params
     unchanged = name in ("positive", "copy", "astype", "broadcast_to", "reshape")
     if unchanged or (name == "transpose" and list(params["axes"]) == sorted(params["axes"])):
-        return step.inputs[0]  # where the type is the same, which `simplify` asks for
+        return step.inputs[0]  # where the type is the same, which `_identity` asks for
     return None
 
 
@@ -122,17 +129,11 @@ def _done_twice(step: Step, makers: dict[int, Step], program: Program) -> int | 
     if name == "negative":
         return before.inputs[0]
     if name == "reshape":
-        return _nothing_left(step._replace(inputs=before.inputs), program)
+        return step._replace(inputs=before.inputs)
     if name == "transpose":
         axes = tuple(before.params["axes"][k] for k in step.params["axes"])
-        return _nothing_left(step._replace(inputs=before.inputs, params={"axes": axes}), program)
+        return step._replace(inputs=before.inputs, params={"axes": axes})
     return None
-
-
-def _nothing_left(step: Step, program: Program) -> int | Step:
-    found = _nothing_done(step, {}, program)
-    same = found is not None and program.types[found] == program.types[step.outputs[0]]
-    return found if found is not None and same else step
 
 
 def _negation_in_sum(step: Step, makers: dict[int, Step], program: Program) -> Step | None:
@@ -157,7 +158,7 @@ def _with_inputs(step: Step, same: dict[int, int]) -> Step:
 
 def _is_constant(program: Program, place: int, value: float) -> bool:
     """Whether every element of a constant is this number, the sign of a zero included."""
-    constant = program.constants.get(place)
+    constant: Any = program.constants.get(place)
     if not (is_array(constant) or is_python_number(constant)) or np.size(constant) == 0:
         return False
     if np.asarray(constant).dtype.kind not in "fiu" or not np.all(constant == value):

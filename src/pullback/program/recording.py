@@ -66,7 +66,9 @@ class Recording(Trace):
         self.steps: list[Step] = []
         self.types: dict[int, Type] = {}
         self.state: dict[int, tuple[Any, Tensor]] = {}  # by identity: an object that holds state, and what is in it now
-        self._known: dict[tuple[int, int], tuple[Any, int]] = {}  # arrays that became constants, by identity and content
+        self._known: dict[
+            tuple[int, int], tuple[Any, int]
+        ] = {}  # arrays that became constants, by identity and content
 
     def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         args = [as_operand(primitive, arg) for arg in args]

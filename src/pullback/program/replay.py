@@ -23,7 +23,9 @@ class Replay:
     def __init__(self, program: Program) -> None:
         self.program = program
         found = segments(program)
-        self.plan = plan(program, {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs})
+        self.plan = plan(
+            program, {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs}
+        )
         self._places: list[Any] = [None] * (max(program.types, default=-1) + 1)
         for place, value in program.constants.items():
             self._places[place] = value
