@@ -48,11 +48,11 @@ def workloads() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 
 def compare(f: Callable[..., Any], arguments: tuple[Any, ...], runs: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each run, of the function and of the program."""
-    compiled = pb.compile(f)
+    compiled: Callable[..., Any] = pb.compile(f)
     compiled(*arguments), f(*arguments)
     taken: tuple[list[float], list[float]] = [], []
     for _ in range(runs):
-        for times, call in zip(taken, (f, compiled), strict=True):
+        for times, call in ((taken[0], f), (taken[1], compiled)):
             start = time.perf_counter()
             call(*arguments)
             times.append(1e3 * (time.perf_counter() - start))

@@ -46,6 +46,43 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
     return machine
 
 
+def run_blocks(dtype: Any) -> Callable[[Any, Any, Any, Any, int, int], None]:
+    """The machine over large arrays, a block at a time: `(instructions, arena, sources, targets, elements, block)`.
+
+    The instructions are for one block of `block` elements, so that the values between them stay in the cache. Sources
+    and targets are rows of an array's address and the offset in the arena of its block.
+    """
+    machine: Callable[[Any, Any, Any, Any, int, int], None] = _blocks(np.dtype(dtype).name)
+    return machine
+
+
+@cache
+def _blocks(name: str) -> Any:
+    machine = _machine(name)
+
+    def blocks(code, arena, sources, targets, elements, block):  # type: ignore[no-untyped-def]
+        numbers = pointer_to(arena)
+        for start in range(0, elements, block):
+            size = min(block, elements - start)
+            for i in range(len(sources)):
+                whole, offset = pointer_at(arena, sources[i, 0]), sources[i, 1]
+                for k in range(size):
+                    numbers[offset + k] = whole[start + k]
+            machine(code, arena)
+            for i in range(len(targets)):
+                whole, offset = pointer_at(arena, targets[i, 0]), targets[i, 1]
+                for k in range(size):
+                    whole[start + k] = numbers[offset + k]
+
+    blocks.__name__ = blocks.__qualname__ = f"machine_blocks_{name}"
+    integers = types.Array(types.int64, 2, "C")
+    compiled: Any = njit(nogil=True, error_model="numpy")(blocks)
+    compiled._cache = KernelCache(blocks)
+    arguments = (integers, types.Array(getattr(types, name), 1, "C"), integers, integers, types.int64, types.int64)
+    compiled.compile(types.void(*arguments))
+    return compiled
+
+
 @cache
 def _machine(name: str) -> Any:
     kind = getattr(types, name)
@@ -77,8 +114,16 @@ def _advanced(typing: Any, pointer: Any, count: Any) -> Any:
     return pointer(pointer, types.intp), emit
 
 
+def _pointer_at(typing: Any, array: Any, address: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(array.dtype)(array, types.intp), emit
+
+
 # Pointers, as a slice of an array costs Numba more than the whole of a small instruction.
 pointer_to: Any = intrinsic(_pointer_to)
+pointer_at: Any = intrinsic(_pointer_at)
 advanced: Any = intrinsic(_advanced)
 
 
@@ -244,32 +289,19 @@ def _functions(name: str) -> dict[str, Any]:
     jit = njit(error_model="numpy", fastmath={"contract"})
     exp = jit(_exp64 if name == "float64" else _exp32)
     scalar = np.dtype(name).type
-    zero, one, two = scalar(0), scalar(1), scalar(2)
-
-    if name == "float64":
-
-        def tanh_small(x):  # type: ignore[no-untyped-def]
-            s = x * x
-            p = (-9.64399179425052238628e-1 * s - 9.92877231001918586564e1) * s - 1.61468768441708447952e3
-            q = ((s + 1.12811678491632931402e2) * s + 2.23548839060100448583e3) * s + 4.84406305325125486048e3
-            return x + x * s * (p / q)
-    else:
-        t5, t4, t3, t2, t1 = map(
-            np.float32, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-        )
-
-        def tanh_small(x):  # type: ignore[no-untyped-def]
-            s = x * x
-            return x + x * (s * ((((t5 * s + t4) * s + t3) * s + t2) * s + t1))
-
-    small, limit = jit(tanh_small), scalar(0.625)
+    zero, one = scalar(0), scalar(1)
 
     @jit
-    def tanh(x):  # type: ignore[no-untyped-def]
+    def tanh64(x):  # type: ignore[no-untyped-def]
         size = abs(x)
-        outside = np.copysign(one - two / (exp(size + size) + one), x)
-        inside = small(x)
-        return inside if size < limit else outside
+        outside = np.copysign(1.0 - 2.0 / (exp(size + size) + 1.0), x)
+        s = x * x
+        p = (-9.64399179425052238628e-1 * s - 9.92877231001918586564e1) * s - 1.61468768441708447952e3
+        q = ((s + 1.12811678491632931402e2) * s + 2.23548839060100448583e3) * s + 4.84406305325125486048e3
+        inside = x + x * s * (p / q)
+        return inside if size < 0.625 else outside
+
+    tanh = tanh64 if name == "float64" else jit(_tanh32)
 
     @jit
     def sigmoid(x):  # type: ignore[no-untyped-def]
@@ -300,7 +332,8 @@ def _exp64(x):  # type: ignore[no-untyped-def]
     return x if x != x else y
 
 
-_LOW, _HIGH, _LOG2_E32, _ROUND32, _ONE32 = map(np.float32, (-104.0, 89.0, _LOG2_E, 12582912.0, 1.0))
+_LOW, _HIGH, _LOG2_E32, _ROUND32 = map(np.float32, (-87.34, 89.0, _LOG2_E, 12582912.0))
+_ONE32, _TWO32 = np.float32(1.0), np.float32(2.0)
 _LN2_HIGH, _LN2_LOW = map(np.float32, (0.693359375, -2.12194440e-4))
 _P5, _P4, _P3 = map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3))
 _P2, _P1, _P0 = map(np.float32, (4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
@@ -316,6 +349,25 @@ def _exp32(x):  # type: ignore[no-untyped-def]
     r = r - k * _LN2_LOW
     y = ((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r + _P0
     y = (y * r) * r + r + _ONE32
-    half = np.int32(power >> 1)
-    y = y * np.int32((half + 127) << 23).view(np.float32) * np.int32((power - half + 127) << 23).view(np.float32)
+    # Half of 2^k, as 2^128 itself is out of range. Results below the normal numbers become 0.
+    y = y * np.int32((power + 126) << 23).view(np.float32) * _TWO32
     return x if x != x else y
+
+
+# A rational function through 0, as in Eigen: odd powers over even ones. Beyond the last bound, tanh is 1 in float32.
+_A1, _A3, _A5, _A7 = map(
+    np.float32, (4.89352455891786e-3, 6.37261928875436e-4, 1.48572235717979e-5, 5.12229709037114e-8)
+)
+_A9, _A11, _A13 = map(np.float32, (-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16))
+_B0, _B2, _B4, _B6 = map(
+    np.float32, (4.89352518554385e-3, 2.26843463243900e-3, 1.18534705686654e-4, 1.19825839466702e-6)
+)
+_TANH_END, _TANH_START = np.float32(7.90531110763549805), np.float32(4e-4)
+
+
+def _tanh32(x):  # type: ignore[no-untyped-def]
+    b = min(max(x, -_TANH_END), _TANH_END)
+    s = b * b
+    p = b * ((((((_A13 * s + _A11) * s + _A9) * s + _A7) * s + _A5) * s + _A3) * s + _A1)
+    y = p / (((_B6 * s + _B4) * s + _B2) * s + _B0)
+    return x if abs(x) < _TANH_START or x != x else y
