@@ -128,7 +128,7 @@ advanced: Any = intrinsic(_advanced)
 
 
 def _source() -> str:
-    """The text of the machine: one branch for each operation, found by halving the range of the codes."""
+    """The text of the machine: one branch for each operation."""
     bodies = {}
     for name, expression in UNARY.items():
         bodies[name] = [
@@ -173,25 +173,15 @@ def _source() -> str:
         "    arena[out + k] = x if chosen else y",
     ]
     bodies |= {name: [f"{name}_(c, arena)"] for name in OTHERS}
-    names = list(CODES)
     lines = [
         "def machine(code, numbers):",
         "    c, arena = pointer_to(code), pointer_to(numbers)",
         "    for i in range(len(code)):",
         "        op, n, out = c[0], c[1], c[2]",
     ]
-
-    def branch(low: int, high: int, indent: str) -> None:
-        if high - low == 1:
-            lines.extend(indent + line for line in bodies[names[low]])
-            return
-        middle = (low + high) // 2
-        lines.append(f"{indent}if op < {middle}:")
-        branch(low, middle, indent + "    ")
-        lines.append(f"{indent}else:")
-        branch(middle, high, indent + "    ")
-
-    branch(0, len(names), " " * 8)
+    for name, number in CODES.items():  # LLVM makes one jump of it
+        lines.append(f"        {'el' if number else ''}if op == {number}:")
+        lines.extend(" " * 12 + line for line in bodies[name])
     lines.append(f"        c = advanced(c, {WIDTH})")
     return "\n".join(lines)
 
