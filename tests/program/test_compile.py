@@ -236,6 +236,22 @@ def test_a_module_is_compiled_with_its_parameters_as_inputs():
     assert not np.allclose(first, model(x))
 
 
+def test_a_method():
+    class Double(nn.Module):
+        def __init__(self):
+            self.weight = np.full(2, 2.0)
+
+        @pb.compile
+        def forward(self, x):
+            return x * self.weight
+
+    model = Double()
+    np.testing.assert_array_equal(model(np.ones(2)), [2.0, 2.0])
+    model.weight = np.full(2, 3.0)
+    np.testing.assert_array_equal(model(np.ones(2)), [3.0, 3.0])
+    np.testing.assert_array_equal(pb.grad(lambda m: np.sum(m(np.ones(2))))(model).weight, [1.0, 1.0])
+
+
 def test_results_are_the_caller_s_own():
     x = RNG.normal(size=5)
     compiled = pb.compile(lambda x: (x, x * 1.0, x[1:], np.ones(2), [np.exp(x)], "text", None, 3))

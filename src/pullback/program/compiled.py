@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -69,6 +70,10 @@ class Compiled:
         for holder, value in zip(entry.recorded.written, outputs[results:], strict=True):
             holder.value = value
         return entry.recorded.result(outputs[:results])
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method, with the instance as the first argument."""
+        return self if instance is None else types.MethodType(self, instance)
 
     def explain(self, *args: Any, profile: bool = False, **kwargs: Any) -> Explanation:
         """The program for these arguments, before and after the passes: `print(compiled.explain(x))`.
