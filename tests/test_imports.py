@@ -21,7 +21,7 @@ DESIGN = REPOSITORY / "docs" / "design.md"
 
 SLOW_IMPORTS = ["PIL", "pyarrow", "matplotlib", "rich", "tyro", "pooch", "onnxruntime", "onnx", "numba"]
 FRONT_DOOR = ""  # `pullback` itself, which gathers the public names
-CORE_BUDGET = 1275  # about 1,200 logical lines, which one can read in an hour
+CORE_BUDGET = 1290  # about 1,250 logical lines, which one can read in an hour
 
 
 def module_name(path: Path) -> str:

@@ -28,6 +28,7 @@ from pullback.errors import (
     TeacherError,
     TreeError,
 )
+from pullback.program import compile
 from pullback.rules.indexing import array
 from pullback.transforms import checkpoint, custom, grad, hessian, hvp, jacobian, jvp, record, value_and_grad, vjp
 
@@ -37,7 +38,7 @@ __all__ = [
     "AliasError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
-    "checkpoint", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim",
+    "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim",
     "record", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 

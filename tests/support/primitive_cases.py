@@ -118,9 +118,9 @@ TABLE: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         _rows(IMAGE, window=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1))),
         _rows(IMAGE, window=(2, 2), stride=(2, 2), padding=NO_PADDING),
     ],
-    "max_pool2d_route": [_rows(IMAGE, choice=CHOICE, window=(2, 2), stride=(2, 2), padding=NO_PADDING)],
+    "max_pool2d_route": [_rows(IMAGE, CHOICE, window=(2, 2), stride=(2, 2), padding=NO_PADDING)],
     "max_pool2d_scatter": [
-        _rows(draw((2, 2, 2, 3)), choice=CHOICE, size=(5, 4), window=(2, 2), stride=(2, 2), padding=NO_PADDING)
+        _rows(draw((2, 2, 2, 3)), CHOICE, size=(5, 4), window=(2, 2), stride=(2, 2), padding=NO_PADDING)
     ],
     "avg_pool2d": [
         _rows(IMAGE, window=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)), count_include_pad=False),

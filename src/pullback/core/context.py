@@ -25,6 +25,7 @@ class Context(threading.local):
     barrier = -1  # tapes of a lower level do not record (no_grad)
     watch = False  # look for the first NaN or infinity (trace_nans)
     journal: list[tuple[Any, Any]] | None = None  # state changed by a run that will be repeated
+    state: Any = None  # what reads and writes the state of modules, `read(holder)` and `write(holder, value)`
 
 
 context = Context()

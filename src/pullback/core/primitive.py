@@ -333,11 +333,11 @@ def _whole(name: str, fn: Function, args: tuple[Any, ...], params: Params) -> An
     traces = [leaf._trace for leaf in leaves if isinstance(leaf, Tensor)]
     if not traces or any(trace.differentiating for trace in traces):
         return fn(*args, **params)
-    form: list[tree.Structure] = []
+    form: list[Any] = [None]
 
     def on_leaves(*leaves: Array, **params: Any) -> tuple[Array, ...]:
         results, result_form = tree.flatten(fn(*structure.unflatten(leaves), **params))
-        form.append(result_form)
+        form[0] = result_form
         return tuple(results)
 
     results = Untracked(on_leaves, name=name, register=False)(*leaves, **params)

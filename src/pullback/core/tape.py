@@ -273,15 +273,6 @@ def fit_cotangent(cotangent: Array, shape: tuple[int, ...], dtype: Any) -> Array
     return cotangent if cotangent.dtype == dtype else cotangent.astype(dtype)
 
 
-def _guard_constants(node: Node, args: Sequence[Array], keep: tuple[int, ...]) -> None:
-    """Fingerprints the user's own arrays among what was saved."""
-    node.guards = [
-        Guard(arg, f"argument {i} of {node.primitive.name}")
-        for i, arg in enumerate(args)
-        if i in keep and isinstance(arg, np.ndarray) and is_exposed(arg)
-    ] or None
-
-
 # -- the imperative style ------------------------------------------------------------------------------------------
 _ROOT = Tape(level=0)
 

@@ -103,7 +103,7 @@ class Tensor:
         return np.round(self, decimals)
 
     def __repr__(self) -> str:
-        lines = np.array2string(np.asarray(plain_value(self)), separator=", ", prefix="tensor(")
+        lines = np.array2string(np.asarray(plain_value(self, layout=True)), separator=", ", prefix="tensor(")
         return f"tensor({lines}, dtype={self.dtype}{'' if self._node is not None else ', constant'})"
 
     def __format__(self, spec: str) -> str:
@@ -111,10 +111,11 @@ class Tensor:
 
     # -- leaving the tape by accident --------------------------------------------------------------------------------
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        plain_value(self)  # a hidden one has a message of its own
         raise LeavesTapeError(_leaving())
 
     def __float__(self) -> NoReturn:
-        raise LeavesTapeError(_leaving())
+        self.__array__()
 
     __int__ = __complex__ = __index__ = __float__
 
@@ -236,11 +237,16 @@ UFUNC_METHODS: dict[tuple[Any, str], Callable[..., Any]] = {}
 """The NumPy function that stands for a method of a ufunc, such as `np.sum` for `(np.add, "reduce")`."""
 
 
-def plain_value(x: Array) -> Any:
-    """The array inside, with every level of tracing taken off."""
+def plain_value(x: Array, layout: bool = False) -> Any:
+    """The array inside, with every level of tracing taken off.
+
+    With `layout`, it is asked for its shape, dtype or place in memory and not for its numbers, which may be hidden.
+    """
     while isinstance(x, Tensor):
         if isinstance(x._trace, _Stale):
             x._trace.apply()
+        if x._trace.hidden and not layout:
+            raise LeavesTapeError(_hidden())
         x = x._value
     return x
 
@@ -280,13 +286,13 @@ class View:
     @staticmethod
     def link(source: Tensor, result: Tensor, view: Callable[[Any], Any]) -> None:
         """Records that `result`, which is `view(source)`, looks at the memory of `source`."""
-        plain = plain_value(result)
-        if not isinstance(plain, np.ndarray) or not np.may_share_memory(plain, plain_value(source)):
+        plain, whole = plain_value(result, layout=True), plain_value(source, layout=True)
+        if not isinstance(plain, np.ndarray) or not np.may_share_memory(plain, whole):
             return
         if source._view is None:
-            source._view = View(plain_value(source), [weakref.ref(source)])
+            source._view = View(whole, [weakref.ref(source)])
         family = source._view.family
-        unmoved = source._view.shadow is plain_value(source)
+        unmoved = source._view.shadow is whole
         result._view = View(plain if unmoved else view(source._view.shadow), family)
         if len(family) & (len(family) - 1) == 0:  # at powers of two: amortised, and bounded by the living handles
             family[:] = [handle for handle in family if handle() is not None]
@@ -309,7 +315,7 @@ class _Stale:
     """Takes the place of a tensor's trace after its memory was written through a view of it: every use is refused."""
 
     level = math.inf
-    differentiating = True
+    differentiating, hidden = True, False
 
     def __init__(self, writer: Tensor, handle: Tensor) -> None:
         self.writer = weakref.ref(writer)
@@ -361,6 +367,15 @@ _MENDS = {
 def _leaving() -> str:
     where = user_line()
     return f"a tracked value would leave the tape and lose its gradient at {where}\n  Mend: {_mend(where.text)}."
+
+
+def _hidden() -> str:
+    return (
+        f"pb.compile: Python asks for the value of an array at {user_line()}. A program is recorded once and runs with "
+        "other numbers, so `if`, `while`, float(t), int(t), t.item(), t.value and array masks cannot depend on them\n"
+        "  Mend: np.where in place of the branch; a setting (bool, int, float, str) as an argument that is no array, "
+        "for which a program of its own is recorded; or leave this part out of the compiled function."
+    )
 
 
 def _mend(text: str) -> str:
@@ -423,6 +438,7 @@ def _method(name: str) -> Callable[..., Any]:
 _ARITHMETIC = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
     "mod": np.remainder, "divmod": np.divmod, "pow": np.power, "matmul": np.matmul,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
 }  # fmt: skip
 _COMPARISONS = {
     "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal,
@@ -441,7 +457,7 @@ for _name, _ufunc in _ARITHMETIC.items():
         setattr(Tensor, f"__i{_name}__", _in_place(_ufunc))
 for _name, _ufunc in _COMPARISONS.items():
     setattr(Tensor, f"__{_name}__", _operator(_ufunc))
-for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute}.items():
+for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(Tensor, f"__{_name}__", _unary(_ufunc))
 for _name in _METHODS:
     setattr(Tensor, _name, _method(_name))

@@ -22,6 +22,7 @@ class Trace:
     """One level of tracing. A context: when it closes, its tensors can no longer be used."""
 
     differentiating: ClassVar[bool] = True
+    hidden: ClassVar[bool] = False  # whether Python may not see the numbers, as they will be others in the next run
 
     def __init__(self, level: int | None = None) -> None:
         self.level = next(levels) if level is None else level

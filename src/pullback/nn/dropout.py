@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from pullback.core.primitive import Untracked
 from pullback.core.tensor import Array
 from pullback.errors import ConfigError
 from pullback.nn import init
@@ -29,8 +32,15 @@ class Dropout(Module):
     def forward(self, x: Array) -> Array:
         if not self.training or self.rate == 0.0:
             return x
-        call = int(self.calls.value)
+        call = self.calls.value
         self.calls.update(call + 1)
-        draw = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, call]))
-        kept = draw.random(x.shape, np.float32) >= self.rate
-        return x * (kept.astype(x.dtype) * (1.0 / (1.0 - self.rate)))
+        return x * _mask(call, seed=self.seed, rate=self.rate, shape=x.shape, dtype=x.dtype)
+
+
+def _draw(call: Array, *, seed: int, rate: float, shape: tuple[int, ...], dtype: Any) -> Array:
+    """0 with probability `rate`, else 1 / (1 - rate): a function of its arguments, so that a program can repeat it."""
+    draw = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, int(call)]))
+    return (draw.random(shape, np.float32) >= rate).astype(dtype) * (1.0 / (1.0 - rate))
+
+
+_mask = Untracked(_draw, name="dropout_mask", register=False)

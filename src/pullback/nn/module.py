@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pullback.core import tree
-from pullback.core.context import note_change
+from pullback.core.context import context, note_change
 from pullback.core.tensor import Array, Tensor, plain_value
 from pullback.errors import RunError, ShapeError, TreeError
 
@@ -29,12 +29,24 @@ class Buffer:
     """
 
     def __init__(self, value: Array) -> None:
-        self.value = _read_only(value)
+        self._value = _read_only(value)
+
+    @property
+    def value(self) -> Array:
+        """The array, read-only; inside a compiled function, an input and output of the program."""
+        return self._value if context.state is None else context.state.read(self)
+
+    @value.setter
+    def value(self, value: Array) -> None:
+        if context.state is None:
+            self._value = _read_only(np.asarray(plain_value(value), self._value.dtype))
+        else:
+            context.state.write(self, value)
 
     def update(self, value: Array) -> None:
         """Replaces the value by one of the same dtype, taken off the tape."""
         note_change(self)
-        self.value = _read_only(np.asarray(plain_value(value), self.value.dtype))
+        self.value = value
 
     def __repr__(self) -> str:
         return f"Buffer({_describe(self.value)})"

@@ -187,6 +187,7 @@ def _round(a: Array, decimals: int = 0) -> Array:
 for _ufunc in (
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
     np.logical_and, np.logical_or, np.logical_xor, np.logical_not,
+    np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert,
     np.isfinite, np.isinf, np.isnan, np.signbit,
 ):  # fmt: skip
     Untracked(_ufunc)

@@ -5,13 +5,14 @@ any other, so that a recording sees where they came from."""
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from pullback.core.primitive import Linear, implements, unbroadcast
+from pullback.core.primitive import Linear, Untracked, implements, unbroadcast
 from pullback.core.tensor import Array, Tensor, plain_value
 from pullback.errors import NoRuleError
 from pullback.rules.linear import axes_of
@@ -94,17 +95,24 @@ def _written(g: Array, positions: Any, template: Template, shape: tuple[int, ...
     """The cotangent of what was written: where several writes met, only the last one counts."""
     part = getitem(g, *positions, template=template)
     if positions:
-        index = _join(template, [plain_value(p) for p in positions])
-        order = np.arange(part.size).reshape(part.shape)
-        last = np.empty(g.shape, np.intp)
-        last[index] = order
-        part = np.where(last[index] == order, part, 0.0)
+        last = _last_writes(*positions, template=template, size=g.shape, written=part.shape)
+        part = np.where(last, part, 0.0)
     extra = len(shape) - part.ndim
     if extra > 0:  # NumPy lets the value have leading axes of size one
         part = np.reshape(part, (1,) * extra + part.shape)
     return unbroadcast(part, shape)
 
 
+def _is_last_write(*positions: Array, template: Template, size: tuple[int, ...], written: tuple[int, ...]) -> Array:
+    """Which of the values written at an index into an array of shape `size` are still there afterwards."""
+    index = _join(template, positions)
+    order = np.arange(math.prod(written)).reshape(written)
+    last = np.empty(size, np.intp)
+    last[index] = order
+    return last[index] == order
+
+
+_last_writes = Untracked(_is_last_write, name="last_writes", register=False)
 getitem: Linear = Linear(
     _getitem,
     lambda g, others, template, shape: index_add(g, *others, template=template, size=shape),
@@ -152,7 +160,8 @@ def _in_place_add(a: Array, indices: Any, b: Array, sign: float) -> None:
     if not isinstance(a, Tensor):
         a[...] = b  # the target is a plain array: raises, with the mend
     template, arrays = _split(indices)
-    shape = plain_value(a)[_join(template, [plain_value(p) for p in arrays])].shape
+    layout = plain_value(a, layout=True)
+    shape = layout[_join(template, [plain_value(p, layout=True) for p in arrays])].shape
     value = np.broadcast_to(b if isinstance(b, Tensor) else np.asarray(b, a.dtype), shape)
     a._move_to(a + sign * index_add(value, *arrays, template=template, size=a.shape), indices)
 
@@ -246,7 +255,7 @@ def _pad(array: Array, pad_width: Any, mode: str = "constant", **options: Any) -
     widths = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist()
     if mode == "constant":
         value = options.get("constant_values", 0)
-        if np.ndim(plain_value(value)):
+        if np.ndim(value):
             raise NoRuleError("np.pad: constant_values must be one number; pad axis by axis for several")
         shape = tuple(low + n + high for n, (low, high) in zip(array.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(array.shape, widths, strict=True))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from pullback.core.primitive import Linear, implements, unbroadcast
+from pullback.core.primitive import Linear, Untracked, implements, unbroadcast
 from pullback.core.tensor import RULES, Array, Tensor, plain_value
+from pullback.core.trace import stop_gradient
 from pullback.errors import NoRuleError
 
 
@@ -141,14 +142,22 @@ def _np_cumprod(a: Array, axis: Any = None, dtype: Any = None) -> Array:
     return np.moveaxis(x, 0, axis)
 
 
+def _largest_if_finite(x: Array, *, axis: tuple[int, ...]) -> Array:
+    """The maximum over axes, kept with size one; 0 where it is not finite, or of nothing."""
+    top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    return np.where(np.isfinite(top), top, np.zeros_like(top))
+
+
+_finite_top = Untracked(_largest_if_finite, name="finite_top", register=False)
+
+
 @implements((np.logaddexp, "reduce"))
 def _logsumexp(
     a: Array, axis: Any = 0, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = None
 ) -> Array:
     refuse_options("logaddexp.reduce", initial=initial, where=None if where is True else where)
     axes = axes_of(axis, a.ndim)
-    top = np.max(plain_value(a), axis=axes, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, np.zeros_like(top))
+    top = _finite_top(stop_gradient(a), axis=axes)
     total = np.log(np.sum(np.exp(a - top), axis=axes, keepdims=True)) + top
     return total if keepdims else np.squeeze(total, axes)
 
@@ -183,6 +192,7 @@ broadcast_to = Linear(
     view=True,
 )
 astype = Linear(_astype, lambda g: g, name="astype")  # the tape itself returns the cotangent to the input's dtype
+_to_integers = Untracked(_astype, name="astype_integer", register=False)
 copy = Linear(lambda x: np.array(x, copy=True), lambda g: g, name="copy")
 
 
@@ -267,9 +277,7 @@ def _broadcast_arrays(*args: Array, subok: bool = False) -> tuple[Array, ...]:
 @implements(np.astype)
 def _np_astype(x: Array, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
     dtype = np.dtype(dtype)
-    if dtype.kind != "f":
-        return plain_value(x).astype(dtype)
-    return astype(x, dtype=dtype)
+    return (astype if dtype.kind == "f" else _to_integers)(x, dtype=dtype)
 
 
 @implements(np.copy)
@@ -406,7 +414,7 @@ def _like(make: Any) -> Any:
         shape: Any = None,
         device: Any = None,
     ) -> Any:
-        plain = make(plain_value(a), *values, dtype=dtype, shape=shape)
+        plain = make(plain_value(a, layout=True), *values, dtype=dtype, shape=shape)
         return Tensor(plain, a._trace, None) if plain.dtype.kind == "f" and isinstance(a, Tensor) else plain
 
     return like
@@ -435,21 +443,20 @@ def _full_like(
 
 # -- answers about shapes, without a derivative ----------------------------------------------------------------------
 def _plain(function: Any) -> Any:
-    def on_values(*args: Any, **kwargs: Any) -> Any:
-        strip = _strip
-        return function(*[strip(a) for a in args], **{k: strip(v) for k, v in kwargs.items()})
+    layout = function not in _OF_NUMBERS
 
-    return on_values
+    def strip(x: Any) -> Any:
+        return [strip(v) for v in x] if isinstance(x, list) else plain_value(x, layout)
+
+    return lambda *args, **kwargs: function(*map(strip, args), **{k: strip(v) for k, v in kwargs.items()})
 
 
-def _strip(x: Any) -> Any:
-    return [_strip(v) for v in x] if isinstance(x, list) else plain_value(x)
+_OF_NUMBERS = (np.array2string, np.array_repr, np.array_str, np.allclose, np.array_equal, np.array_equiv)
 
 
 for _function in (
     np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.iscomplexobj, np.isrealobj, np.may_share_memory,
-    np.shares_memory, np.array2string, np.array_repr, np.array_str, np.allclose, np.array_equal, np.array_equiv,
-    np.min_scalar_type, np.common_type,
+    np.shares_memory, np.common_type, np.min_scalar_type, *_OF_NUMBERS,
 ):  # fmt: skip
     RULES[_function] = _plain(_function)
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Linear, Selection
-from pullback.core.tensor import Array, plain_value
+from pullback.core.primitive import Linear, Selection, Untracked
+from pullback.core.tensor import Array
 from pullback.errors import ShapeError
 from pullback.rules.compiled import worth_compiling
 from pullback.rules.windows import Padding, Pair, output_size, taps
@@ -38,8 +38,11 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
 
 
 def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padding) -> Array:
+    return _choices(x, y, window=window, stride=stride, padding=padding)
+
+
+def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Padding) -> Array:
     """For each output the number of the entry it came from, in one byte for windows of up to 255 entries."""
-    x, y = plain_value(x), plain_value(y)
     if (kernels := _kernels(x, window, padding)) is not None:
         return kernels.max_pool(x, window, stride, (padding[0][0], padding[1][0]))[1]
     dtype = np.min_scalar_type(window[0] * window[1])
@@ -54,7 +57,10 @@ def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padd
     return choice
 
 
-def _max_pool2d_route(x: Array, *, choice: Array, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:
+_choices = Untracked(_find_choices, name="max_pool2d_choices", register=False)
+
+
+def _max_pool2d_route(x: Array, choice: Array, *, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:
     """Picks from each window the entry whose number is `choice`: max pooling with the selection held constant."""
     y = np.zeros(choice.shape, x.dtype)
     for part in _parts(x.shape[1:3], window, stride, padding):
@@ -63,7 +69,7 @@ def _max_pool2d_route(x: Array, *, choice: Array, window: Pair, stride: Pair, pa
 
 
 def _max_pool2d_scatter(
-    v: Array, *, choice: Array, size: Pair, window: Pair, stride: Pair, padding: Padding = NO_PADDING
+    v: Array, choice: Array, *, size: Pair, window: Pair, stride: Pair, padding: Padding = NO_PADDING
 ) -> Array:
     """The adjoint of `max_pool2d_route`: adds each value to the entry it was picked from."""
     shape = (v.shape[0], *size, v.shape[3])
@@ -100,23 +106,23 @@ def _avg_pool2d_adjoint(
 max_pool2d_route: Linear = Linear(
     _max_pool2d_route,
     lambda g, shape, choice, window, stride, padding: max_pool2d_scatter(
-        g, choice=choice, size=shape[1:3], window=window, stride=stride, padding=padding
+        g, choice, size=shape[1:3], window=window, stride=stride, padding=padding
     ),
     name="max_pool2d_route",
 )
 max_pool2d_scatter: Linear = Linear(
     _max_pool2d_scatter,
     lambda g, choice, window, stride, padding: max_pool2d_route(
-        g, choice=choice, window=window, stride=stride, padding=padding
+        g, choice, window=window, stride=stride, padding=padding
     ),
     name="max_pool2d_scatter",
 )
 max_pool2d = Selection(
     _max_pool2d,
     _first_largest,
-    lambda x, s, window, stride, padding: max_pool2d_route(x, choice=s, window=window, stride=stride, padding=padding),
+    lambda x, s, window, stride, padding: max_pool2d_route(x, s, window=window, stride=stride, padding=padding),
     lambda g, s, shape, window, stride, padding: max_pool2d_scatter(
-        g, choice=s, size=shape[1:3], window=window, stride=stride, padding=padding
+        g, s, size=shape[1:3], window=window, stride=stride, padding=padding
     ),
     name="max_pool2d",
 )

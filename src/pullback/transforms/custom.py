@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pullback.core import tree
-from pullback.core.context import journal, replay
+from pullback.core.context import context, journal, replay
 from pullback.core.guard import fingerprint
 from pullback.core.primitive import Fused
 from pullback.core.tensor import Array, plain_value
@@ -52,6 +52,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(f)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if context.state is not None:  # in a compiled function, whose recording sees every step as it is
+            return f(*args, **kwargs)
         leaves, structure = tree.flatten(((owner, *args) if bound else args, kwargs))
         arrays = [i for i, leaf in enumerate(leaves) if _is_real(leaf)]
         shape_of_result: list[tree.Structure] = []

@@ -1,0 +1,149 @@
+"""`compile`: a function that is recorded once for each kind of arguments, and then replayed as a program."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pullback.core import tree
+from pullback.core.context import context
+from pullback.core.tensor import Tensor
+from pullback.program.ir import Program, Type, is_array
+from pullback.program.passes import frozen, optimise
+from pullback.program.recording import Recorded, record
+from pullback.program.replay import Replay
+
+PROGRAMS = 32
+"""How many programs a compiled function keeps; the one used longest ago is dropped first."""
+
+
+class Explanation(NamedTuple):
+    """A program before and after the passes, as `print` shows it."""
+
+    before: Program
+    after: Program
+    peak: int
+    times: dict[int, str]  # by the number of the step; empty without `profile`
+
+    def __str__(self) -> str:
+        def notes(number: int) -> str:
+            return f"  {self.times[number]}" if number in self.times else ""
+
+        recorded = [f"recorded: {len(self.before.steps)} steps", *self.before.lines()]
+        passed = [f"after the passes: {len(self.after.steps)} steps", *self.after.lines(notes)]
+        return "\n".join([*recorded, "", *passed, "", f"memory alive at once: at most {self.peak:,} bytes"])
+
+
+class _Entry(NamedTuple):
+    """One recording, ready to run."""
+
+    recorded: Recorded
+    replay: Replay
+    kept: Any  # what the key knows by identity, which must not be freed and its identity used again
+
+
+class Compiled:
+    """A function that runs as a recorded program. Made by `pb.compile`."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, f, updated=())
+        # A module, or a method of one, is compiled with its parameters as inputs.
+        owner = getattr(f, "__self__", f)
+        bound = tree.flatten(owner)[1].kind is not None
+        self._owner = (owner,) if bound else ()
+        self._f = getattr(f, "__func__", type(f).__call__) if bound else f
+        self._programs: OrderedDict[Any, _Entry] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
+        if context.state is not None or any(isinstance(leaf, Tensor) for leaf in leaves):
+            return self._f(*self._owner, *args, **kwargs)  # inside another trace, which sees the function itself
+        entry = self._entry(leaves, structure)
+        state = [holder.value for holder in entry.recorded.read]
+        outputs = entry.replay([*(leaf for leaf in leaves if is_array(leaf)), *state])
+        results = len(outputs) - len(entry.recorded.written)
+        for holder, value in zip(entry.recorded.written, outputs[results:], strict=True):
+            holder.value = value
+        return entry.recorded.result(outputs[:results])
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method, with the instance as the first argument."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def explain(self, *args: Any, profile: bool = False, **kwargs: Any) -> Explanation:
+        """The program for these arguments, before and after the passes: `print(compiled.explain(x))`.
+
+        Each line shows the step with its operands, the type and the bytes of each result, and the line of source that
+        asked for it. With `profile`, the program is run, and each step is shown with its time. Nothing is changed.
+        """
+        leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
+        entry = self._entry(leaves, structure)
+        replay = entry.replay
+        times = {}
+        if profile:
+            state = [holder.value for holder in entry.recorded.read]
+            times = replay.times([*(leaf for leaf in leaves if is_array(leaf)), *state])
+        return Explanation(entry.recorded.program, replay.program, replay.plan.peak, times)
+
+    def _entry(self, leaves: Sequence[Any], structure: tree.Structure) -> _Entry:
+        key = tuple([_kind(leaf) for leaf in leaves]), _form(structure)
+        with self._lock:
+            entry = self._programs.get(key)
+            if entry is None or not _state_fits(entry):
+                recorded = record(self._f, leaves, structure)
+                kept = structure, [leaf for leaf in leaves if not is_array(leaf)]
+                entry = self._programs[key] = _Entry(recorded, Replay(optimise(recorded.program)), kept)
+            self._programs.move_to_end(key)
+            if len(self._programs) > PROGRAMS:
+                self._programs.popitem(last=False)
+            return entry
+
+
+def compile(f: Callable[..., Any]) -> Compiled:
+    """f as a program: recorded at the first call, and replayed without Python in between at those that follow.
+
+        step = pb.compile(lambda w, x, y: pb.value_and_grad(loss)(w, x, y))
+        value, gradient = step(w, x, y)
+
+    Arguments and results are any pytrees, as for f. The arrays among the arguments are the inputs of the program; all
+    else (Python numbers, strings, functions, the settings of modules) is part of it. For arguments of other shapes,
+    dtypes or settings f is recorded again. The state of modules (running statistics, the count of dropout's masks) is
+    read and changed by each run. Arrays that f finds elsewhere are constants, read when f is recorded. Inside a
+    transform, as in `pb.grad(pb.compile(f))`, and inside another compiled function, f runs as it is.
+
+    Raises:
+        LeavesTapeError: f asks for the value of an array: in `if` or `while`, by float(), `.item()` or `.value`.
+        MutationError: f writes into one of its arguments.
+    """
+    return Compiled(f)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+def _kind(leaf: Any) -> Any:
+    return Type.of(leaf) if is_array(leaf) else frozen(leaf)
+
+
+def _form(structure: tree.Structure) -> Any:
+    """All that a structure is, with the settings of modules, which the equality of structures passes over."""
+    if structure.kind is None:
+        return None
+    meta = structure.meta
+    settings = getattr(meta, "rest", None)
+    if settings is not None:
+        own = {name: value for name, value in settings.items() if name not in ("_seen", "_parts")}
+        key: Any = meta.kind, meta.parts, frozen(own)
+    else:
+        key = frozen(meta)
+    return structure.kind, key, structure.keys, tuple([_form(child) for child in structure.children])
+
+
+def _state_fits(entry: _Entry) -> bool:
+    """Whether the state has the types it had when it was recorded."""
+    program, state = entry.recorded.program, entry.recorded.read
+    places = program.inputs[len(program.inputs) - len(state) :]
+    return all(Type.of(holder.value) == program.types[place] for holder, place in zip(state, places, strict=True))

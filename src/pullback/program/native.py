@@ -1,0 +1,513 @@
+"""Runs of small steps as one native call: the steps become instructions of the machine in `kernels/machine.py`.
+
+Views cost nothing: a slice, a transpose or a broadcast is another offset and other strides into the arena.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from pullback.program.ir import Program, Step, Type, is_python_number
+from pullback.program.memory import Span, allocate
+
+LARGEST = 1 << 12
+"""Elements of the largest array for which the machine is used: beyond, NumPy's own loops cost as little."""
+SHORTEST = 3
+"""Steps that are worth a call of the machine."""
+
+_UNARY = {"negative", "absolute", "sqrt", "sign", "exp", "tanh", "sigmoid", "log", "sin", "cos"}
+_BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power"}
+_COMPARISONS = {"equal", "less", "less_equal", "greater", "greater_equal", "not_equal"}
+
+
+BLOCK = 1 << 11
+"""Elements of large arrays that are worked on at a time, few enough for a segment's values to stay in the cache."""
+
+
+class Segment(NamedTuple):
+    """Steps that follow one another and run as one native call."""
+
+    first: int
+    last: int  # excluded
+    dtype: np.dtype[Any]
+    wide: tuple[int, ...] | None
+    """For elementwise steps on large arrays, their one shape; None for steps on small arrays."""
+
+
+def segments(program: Program) -> list[Segment]:
+    """The longest runs of steps for which the machine has instructions, of one dtype each; and of one large shape."""
+    found: list[Segment] = []
+    first, dtype, shape = 0, None, None
+    for number, step in enumerate([*program.steps, None]):
+        kind = wide = None
+        if step is not None and (kind := _dtype_of(step, program, large=False)) is None:
+            kind = _dtype_of(step, program, large=True)
+            wide = program.types[step.outputs[0]].shape
+        fits = dtype is None or kind is _ANY or dtype is _ANY or kind == dtype
+        if kind is None or not fits or (number > first and wide != shape):
+            if dtype is not None and dtype is not _ANY and number - first >= (SHORTEST if shape is None else 2):
+                found.append(Segment(first, number, dtype, shape))
+            first, dtype, shape = (number + 1, None, None) if kind is None else (number, kind, wide)
+        else:
+            shape = wide
+            dtype = kind if dtype is None or dtype is _ANY else dtype
+    return found
+
+
+_ANY: Any = "any"  # the dtype of a step on truth values alone
+
+
+def _dtype_of(step: Step, program: Program, large: bool) -> Any:
+    """The float type that the machine would run a step in; None where it has no instruction for it.
+
+    On large arrays it runs elementwise steps on floats, where each input has the shape of the output or is one number.
+    """
+    if (
+        step.fixed is not None
+        or step.primitive.name not in _LOWER
+        or not _LOWER[step.primitive.name].serves(step, program)
+    ):
+        return None
+    kinds = set()
+    for place in (*step.inputs, *step.outputs):
+        kind = program.types[place]
+        if large and (kind.dtype.kind == "b" or step.primitive.name not in _LARGE):
+            return None
+        if large and math.prod(kind.shape) != 1 and kind.shape != program.types[step.outputs[0]].shape:
+            return None
+        if (not large and math.prod(kind.shape) > LARGEST) or 0 in kind.shape or len(kind.shape) > 4:
+            return None
+        if is_python_number(program.constants.get(place)):
+            continue
+        if kind.dtype.kind != "b":
+            kinds.add(kind.dtype)
+    if not kinds:
+        return _ANY
+    only = kinds.pop()
+    return only if not kinds and only in (np.float32, np.float64) else None
+
+
+class Native:
+    """The instructions of one segment, and the arena with its constants."""
+
+    def __init__(self, program: Program, segment: Segment, needed: set[int]) -> None:
+        self._wide = segment.wide
+        if segment.wide is not None:  # the same program on blocks
+            program = _on_blocks(program, segment.wide)
+        lowering = _Lowering(program, segment)
+        steps = program.steps[segment.first : segment.last]
+        for step in steps:
+            lowering.now += 1
+            _LOWER[step.primitive.name].emit(lowering, step)
+        lowering.now += 1
+        made = [place for step in steps for place in step.outputs if place in needed]
+        results = [(place, lowering.dense(place)) for place in made]
+        code, offsets, size = lowering.finish(results)
+        self._dtype, self._code = segment.dtype, code
+        self._template = np.zeros(size, segment.dtype)
+        for buffer, value in lowering.constants:
+            self._template[offsets[buffer] : offsets[buffer] + np.size(value)] = np.ravel(value)
+        self._inputs = [
+            (place, offsets[where.buffer], offsets[where.buffer] + math.prod(where.shape))
+            for place, where in lowering.inputs.items()
+        ]
+        self._outputs = [
+            (place, program.types[place], start := offsets[where.buffer] + where.offset, start + math.prod(where.shape))
+            for place, where in results
+        ]
+        self._arenas: list[Any] = []
+        self._run: Any = None
+
+    def __call__(self, places: list[Any]) -> None:
+        if self._run is None:
+            from pullback.kernels import machine
+
+            self._run = machine.run(self._dtype) if self._wide is None else machine.run_blocks(self._dtype)
+        arena = self._arenas.pop() if self._arenas else self._template.copy()
+        if self._wide is None:
+            for place, start, end in self._inputs:
+                value = places[place]
+                arena[start:end] = value if value.ndim < 2 else value.reshape(-1)
+            self._run(self._code, arena)
+            for place, kind, start, end in self._outputs:
+                places[place] = _taken_out(arena, kind, start, end)
+        else:
+            self._over_blocks(places, arena, self._wide)
+        self._arenas.append(arena)
+
+    def _over_blocks(self, places: list[Any], arena: Any, shape: tuple[int, ...]) -> None:
+        whole = []
+        for place, start, end in self._inputs:
+            if end - start == 1:
+                arena[start] = places[place]
+            else:
+                whole.append((np.ascontiguousarray(places[place]), start))
+        results = []
+        for place, kind, start, _ in self._outputs:
+            places[place] = np.empty(shape, kind.dtype)
+            results.append((places[place], start))
+        rows = [
+            np.array([(array.ctypes.data, start) for array, start in each], np.int64).reshape(-1, 2)
+            for each in (whole, results)
+        ]
+        self._run(self._code, arena, *rows, math.prod(shape), BLOCK)
+
+
+def _on_blocks(program: Program, shape: tuple[int, ...]) -> Program:
+    """The program with a block in place of every array of this shape; constants among them are read like inputs."""
+    types = {
+        place: kind._replace(shape=(BLOCK,)) if kind.shape == shape else kind for place, kind in program.types.items()
+    }
+    constants = {place: value for place, value in program.constants.items() if types[place].shape != (BLOCK,)}
+    return replace(program, types=types, constants=constants)
+
+
+def _taken_out(arena: Any, kind: Type, start: int, end: int) -> Any:
+    if kind.scalar:
+        return kind.dtype.type(arena[start])
+    part = arena[start:end].reshape(kind.shape)
+    return part.astype(kind.dtype)
+
+
+# -- from steps to instructions --------------------------------------------------------------------------------------
+class _Where(NamedTuple):
+    """Where a value is: a buffer, and the offset and strides in it, in elements."""
+
+    buffer: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def is_dense(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+class _Lowering:
+    """Instructions being made. Offsets are pairs (buffer, offset in it) until every buffer has its place."""
+
+    def __init__(self, program: Program, segment: Segment) -> None:
+        from pullback.kernels import machine
+
+        self.codes, self.width = machine.CODES, machine.WIDTH
+        self.program, self.dtype = program, segment.dtype
+        self.now = 0
+        self.places: dict[int, _Where] = {}
+        self.inputs: dict[int, _Where] = {}
+        self.constants: list[tuple[int, Any]] = []
+        self.rows: list[list[Any]] = []
+        self._sizes: list[int] = []
+        self._lives: list[list[int]] = []
+        self._dense: dict[_Where, _Where] = {}
+        self._numbers: dict[float, _Where] = {}
+
+    def buffer(self, shape: tuple[int, ...], first: int | None = None) -> _Where:
+        """A new dense buffer."""
+        self._sizes.append(math.prod(shape))
+        self._lives.append([self.now if first is None else first, self.now])
+        return _Where(len(self._sizes) - 1, 0, shape, _dense_strides(shape))
+
+    def where(self, place: int) -> _Where:
+        """Where a value is; an input of the segment or a constant is given its buffer when it is first asked for."""
+        if place not in self.places:
+            kind = self.program.types[place]
+            if place in self.program.constants:
+                value = self.program.constants[place]
+                found = self.number(value) if not kind.shape else self._constant(value, kind.shape)
+            else:
+                found = self.inputs[place] = self.buffer(kind.shape, first=0)
+            self.places[place] = found
+        return self._used(self.places[place])
+
+    def number(self, value: Any) -> _Where:
+        """A constant without axes."""
+        key = float(value)
+        if key not in self._numbers or math.copysign(1, key) < 0 or key != key:
+            self._numbers[key] = self._constant(value, ())
+        return self._used(self._numbers[key])
+
+    def dense(self, place: int) -> _Where:
+        """Where the elements of a value follow one another: a copy is made where they do not."""
+        return self._densified(self.where(place))
+
+    def output(self, step: Step) -> _Where:
+        """A new buffer for the result of a step."""
+        place = step.outputs[0]
+        self.places[place] = self.buffer(self.program.types[place].shape)
+        return self.places[place]
+
+    def operand(self, where: _Where, shape: tuple[int, ...]) -> list[Any]:
+        """Offset and stride of an operand of an elementwise instruction: 1, or 0 for one number for all elements."""
+        if math.prod(where.shape) == 1:
+            return [(where.buffer, where.offset), 0]
+        if math.prod(where.shape) != math.prod(shape):
+            lead = len(shape) - len(where.shape)
+            strides = tuple(0 if size == 1 else stride for size, stride in zip(where.shape, where.strides, strict=True))
+            where = _Where(where.buffer, where.offset, shape, (0,) * lead + strides)
+        found = self._densified(where)
+        return [(found.buffer, found.offset), 1]
+
+    def elementwise(self, name: str, out: _Where, *inputs: _Where) -> None:
+        operands = [part for where in inputs for part in self.operand(where, out.shape)]
+        if all(stride == 0 for stride in operands[1::2]) and math.prod(out.shape) > 1:
+            single = self.buffer(())
+            self.emit(name, 1, (single.buffer, 0), *operands)
+            self.emit("fill", math.prod(out.shape), (out.buffer, out.offset), (single.buffer, 0))
+        else:
+            self.emit(name, math.prod(out.shape), (out.buffer, out.offset), *operands)
+
+    def copy(self, out: _Where, source: _Where) -> None:
+        lead = (1,) * (4 - len(out.shape))
+        none = (0,) * (4 - len(out.shape))
+        self.emit(
+            "copy", (out.buffer, out.offset), (source.buffer, source.offset),
+            *lead, *out.shape, *none, *out.strides, *none, *source.strides,
+        )  # fmt: skip
+
+    def emit(self, name: str, *parts: Any) -> None:
+        self.rows.append([self.codes[name], *parts])
+
+    def finish(self, results: Sequence[tuple[int, _Where]]) -> tuple[Any, list[int], int]:
+        """The instructions, with an offset for each buffer, and the size of the arena."""
+        # What is written once stays for every block: constants, and inputs that are one number.
+        fixed = {buffer for buffer, _ in self.constants}
+        fixed |= {where.buffer for where in self.inputs.values() if self._sizes[where.buffer] == 1}
+        for _, where in results:
+            self._used(where)
+        spans = [
+            Span(size, -1, 2 * self.now + 1) if k in fixed else Span(size, 2 * first - 1, 2 * last)
+            for k, (size, (first, last)) in enumerate(zip(self._sizes, self._lives, strict=True))
+        ]
+        offsets, size = allocate(spans, 1)
+        code = np.zeros((len(self.rows), self.width), np.int64)
+        for row, parts in zip(code, self.rows, strict=True):
+            row[: len(parts)] = [offsets[part[0]] + part[1] if type(part) is tuple else part for part in parts]
+        return code, offsets, size
+
+    def _used(self, where: _Where) -> _Where:
+        self._lives[where.buffer][1] = self.now
+        return where
+
+    def _constant(self, value: Any, shape: tuple[int, ...]) -> _Where:
+        where = self.buffer(shape, first=0)
+        self.constants.append((where.buffer, value))
+        return where
+
+    def _densified(self, where: _Where) -> _Where:
+        if where.is_dense:
+            return self._used(where)
+        if where not in self._dense:
+            self._used(where)
+            self._dense[where] = self.buffer(where.shape)
+            self.copy(self._dense[where], where)
+        return self._used(self._dense[where])
+
+
+def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+# -- one kind of step after the other --------------------------------------------------------------------------------
+class _Kind(NamedTuple):
+    """Whether the machine serves a step, and the instructions for it."""
+
+    serves: Callable[[Step, Program], bool]
+    emit: Callable[[_Lowering, Step], None]
+
+
+def _always(step: Step, program: Program) -> bool:
+    return True
+
+
+def _computes_floats(step: Step, program: Program) -> bool:
+    return program.types[step.outputs[0]].dtype.kind == "f"
+
+
+def _emit_elementwise(lowering: _Lowering, step: Step) -> None:
+    inputs = [lowering.where(place) for place in step.inputs]
+    lowering.elementwise(step.primitive.name, lowering.output(step), *inputs)
+
+
+def _emit_as(name: str, *pattern: Any) -> Callable[[_Lowering, Step], None]:
+    """As another instruction, of inputs given by number or of constants given as text."""
+
+    def emit(lowering: _Lowering, step: Step) -> None:
+        inputs = [
+            lowering.number(float(part)) if isinstance(part, str) else lowering.where(step.inputs[part])
+            for part in pattern
+        ]
+        lowering.elementwise(name, lowering.output(step), *inputs)
+
+    return emit
+
+
+def _emit_not_equal(lowering: _Lowering, step: Step) -> None:
+    inputs = [lowering.where(place) for place in step.inputs]
+    out = lowering.output(step)
+    same = lowering.buffer(out.shape)
+    lowering.elementwise("equal", same, *inputs)
+    lowering.elementwise("subtract", out, lowering.number(1.0), same)
+
+
+def _emit_power(lowering: _Lowering, step: Step) -> None:
+    base, exponent = lowering.where(step.inputs[0]), lowering.number(step.params["exponent"])
+    lowering.elementwise("power", lowering.output(step), base, exponent)
+
+
+def _emit_view(lowering: _Lowering, step: Step) -> None:
+    source = lowering.where(step.inputs[0])
+    if step.primitive.name == "reshape":
+        source = lowering.dense(step.inputs[0])
+        shape = lowering.program.types[step.outputs[0]].shape
+        lowering.places[step.outputs[0]] = _Where(source.buffer, source.offset, shape, _dense_strides(shape))
+        return
+    # The function itself says what its view is, applied to an array of bytes that has the strides and no memory.
+    before = as_strided(np.empty(1, np.int8), source.shape, source.strides)
+    if step.primitive.name == "getitem":
+        after = _part(before, step.params["template"])
+    else:
+        after = step.primitive.fn(before, **step.params)
+    offset = _address(after) - _address(before)
+    lowering.places[step.outputs[0]] = _Where(source.buffer, source.offset + offset, after.shape, after.strides)
+
+
+def _part(x: Any, template: Any) -> Any:
+    """x[template] as a view, of one element too, which NumPy would give as a number."""
+    return x[template if any(part is ... for part in template) else (*template, ...)]
+
+
+def _address(x: Any) -> int:
+    return int(x.__array_interface__["data"][0])
+
+
+def _has_no_positions(step: Step, program: Program) -> bool:
+    return len(step.inputs) == (2 if step.primitive.name == "index_update" else 1)
+
+
+def _of_truth_values(step: Step, program: Program) -> bool:
+    return all(program.types[place].dtype.kind == "b" for place in step.inputs)
+
+
+def _emit_alias(lowering: _Lowering, step: Step) -> None:
+    lowering.places[step.outputs[0]] = lowering.where(step.inputs[0])
+
+
+def _emit_reduction(lowering: _Lowering, step: Step) -> None:
+    source = lowering.where(step.inputs[0])
+    axes, shape = step.params["axis"], source.shape
+    together = not axes or list(axes) == list(range(axes[0], axes[-1] + 1))
+    if not together:  # the reduced axes go last
+        order = [k for k in range(len(shape)) if k not in axes] + list(axes)
+        source = source._replace(shape=tuple(shape[k] for k in order), strides=tuple(source.strides[k] for k in order))
+        shape, axes = source.shape, tuple(range(len(shape) - len(axes), len(shape)))
+    source = lowering._densified(source)
+    low, high = (axes[0], axes[-1] + 1) if axes else (len(shape), len(shape))
+    sizes = [math.prod(shape[:low]), math.prod(shape[low:high]), math.prod(shape[high:])]
+    out = lowering.output(step)
+    name = step.primitive.name
+    target = lowering.buffer(out.shape) if name == "mean" else out
+    lowering.emit("max" if name == "max" else "sum", (target.buffer, 0), (source.buffer, source.offset), *sizes)
+    if name == "mean":
+        lowering.elementwise("divide", out, target, lowering.number(float(sizes[1])))
+
+
+def _two_matrices(step: Step, program: Program) -> bool:
+    return all(len(program.types[place].shape) == 2 for place in step.inputs) and _computes_floats(step, program)
+
+
+def _emit_matmul(lowering: _Lowering, step: Step) -> None:
+    a, b = lowering.where(step.inputs[0]), lowering.where(step.inputs[1])
+    if b.strides[1] != 1 and b.shape[1] != 1:
+        b = lowering.dense(step.inputs[1])
+    out = lowering.output(step)
+    lowering.emit(
+        "matmul", (out.buffer, 0), (a.buffer, a.offset), (b.buffer, b.offset),
+        a.shape[0], a.shape[1], b.shape[1], *a.strides, b.strides[0],
+    )  # fmt: skip
+
+
+def _emit_concatenate(lowering: _Lowering, step: Step) -> None:
+    parts = [lowering.where(place) for place in step.inputs]
+    out = lowering.output(step)
+    axis = step.params["axis"]
+    start = 0
+    for part in parts:
+        target = out._replace(shape=part.shape, offset=start * out.strides[axis])
+        lowering.copy(target, part)
+        start += part.shape[axis]
+
+
+def _emit_index_update(lowering: _Lowering, step: Step) -> None:
+    whole, part = lowering.where(step.inputs[0]), lowering.where(step.inputs[1])
+    out = lowering.output(step)
+    lowering.copy(out, whole)
+    _write_into(lowering, out, part, step.params["template"])
+
+
+def _emit_index_add(lowering: _Lowering, step: Step) -> None:
+    part = lowering.where(step.inputs[0])
+    out = lowering.output(step)
+    zero = lowering.number(0.0)
+    lowering.emit("fill", math.prod(out.shape), (out.buffer, 0), (zero.buffer, 0))
+    _write_into(lowering, out, part, step.params["template"])
+
+
+def _write_into(lowering: _Lowering, out: _Where, part: _Where, template: Any) -> None:
+    before = as_strided(np.empty(1, np.int8), out.shape, out.strides)
+    after = _part(before, template)
+    target = _Where(out.buffer, _address(after) - _address(before), after.shape, after.strides)
+    lead = len(target.shape) - len(part.shape)
+    strides = tuple(0 if size == 1 else stride for size, stride in zip(part.shape, part.strides, strict=True))
+    if lead >= 0:
+        part = part._replace(shape=target.shape, strides=(0,) * lead + strides)
+    else:
+        part = part._replace(shape=target.shape, strides=part.strides[-lead:])
+    lowering.copy(target, part)
+
+
+_LARGE = {*_UNARY, *_BINARY, "fabs", "square", "reciprocal", "relu", "power_constant"}
+
+_LOWER: dict[str, _Kind] = {
+    **{name: _Kind(_computes_floats, _emit_elementwise) for name in (*_UNARY, *_BINARY)},
+    **{name: _Kind(_always, _emit_elementwise) for name in ("equal", "less", "less_equal")},
+    "where": _Kind(_always, _emit_elementwise),
+    "greater": _Kind(_always, _emit_as("less", 1, 0)),
+    "greater_equal": _Kind(_always, _emit_as("less_equal", 1, 0)),
+    "not_equal": _Kind(_always, _emit_not_equal),
+    "logical_not": _Kind(_always, _emit_as("equal", 0, "0")),
+    "fabs": _Kind(_computes_floats, _emit_as("absolute", 0)),
+    "square": _Kind(_computes_floats, _emit_as("multiply", 0, 0)),
+    "reciprocal": _Kind(_computes_floats, _emit_as("divide", "1", 0)),
+    "relu": _Kind(_computes_floats, _emit_as("maximum", 0, "0")),
+    "logical_and": _Kind(_of_truth_values, _emit_as("multiply", 0, 1)),
+    "logical_or": _Kind(_of_truth_values, _emit_as("maximum", 0, 1)),
+    "bitwise_and": _Kind(_of_truth_values, _emit_as("multiply", 0, 1)),
+    "bitwise_or": _Kind(_of_truth_values, _emit_as("maximum", 0, 1)),
+    "invert": _Kind(_of_truth_values, _emit_as("equal", 0, "0")),
+    "power_constant": _Kind(_computes_floats, _emit_power),
+    "astype": _Kind(_computes_floats, _emit_alias),
+    "positive": _Kind(_computes_floats, _emit_alias),
+    "copy": _Kind(_always, _emit_alias),
+    "reshape": _Kind(_always, _emit_view),
+    "transpose": _Kind(_always, _emit_view),
+    "broadcast_to": _Kind(_always, _emit_view),
+    "getitem": _Kind(_has_no_positions, _emit_view),
+    "index_add": _Kind(_has_no_positions, _emit_index_add),
+    "index_update": _Kind(_has_no_positions, _emit_index_update),
+    "sum": _Kind(_computes_floats, _emit_reduction),
+    "mean": _Kind(_computes_floats, _emit_reduction),
+    "max": _Kind(_computes_floats, _emit_reduction),
+    "matmul": _Kind(_two_matrices, _emit_matmul),
+    "concatenate": _Kind(_always, _emit_concatenate),
+}

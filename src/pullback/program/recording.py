@@ -1,0 +1,162 @@
+"""The recording of a function as a program: a trace whose numbers Python may not see, as the next run has others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pullback.core import tree
+from pullback.core.context import context
+from pullback.core.guard import fingerprint, is_exposed
+from pullback.core.primitive import Params, Primitive, as_operand
+from pullback.core.source import user_line
+from pullback.core.tensor import Array, Tensor, View
+from pullback.core.trace import Trace
+from pullback.errors import LeavesTapeError, MutationError
+from pullback.program.ir import Program, Step, Type, is_array
+
+
+class Recorded(NamedTuple):
+    """A program, and what surrounds it: state that it reads and writes, and the form of its result."""
+
+    program: Program
+    read: list[Any]  # objects whose `value` is an input, after the arguments
+    written: list[Any]  # objects whose `value` is an output, after the results
+    leaves: list[Any]  # of the result: None for an output, in order, else what it was
+    structure: tree.Structure
+
+    def result(self, outputs: Sequence[Any]) -> Any:
+        supply = iter(outputs)
+        return self.structure.unflatten([next(supply) if leaf is _OUTPUT else leaf for leaf in self.leaves])
+
+
+_OUTPUT = object()
+
+
+def record(f: Callable[..., Any], leaves: Sequence[Any], structure: tree.Structure) -> Recorded:
+    """Runs f once on `(args, kwargs)`, given as leaves and structure, with every array among them an input."""
+    with Recording() as trace:
+        filled = [trace.input(leaf) if is_array(leaf) else leaf for leaf in leaves]
+        arguments = [leaf for leaf in filled if isinstance(leaf, Tensor)]
+        with _state(trace):
+            args, kwargs = structure.unflatten(filled)
+            results, result_structure = tree.flatten(f(*args, **kwargs))
+        _refuse_writes(f, arguments, structure, leaves)
+        outputs = [trace.place(y) for y in results if isinstance(y, Tensor) or is_array(y)]
+        written = [holder for holder, value in trace.state.values() if value._node not in trace.inputs]
+        outputs += [trace.place(trace.read(holder)) for holder in written]
+    program = Program(tuple(trace.inputs), trace.constants, tuple(trace.steps), tuple(outputs), trace.types)
+    kept = [_OUTPUT if isinstance(y, Tensor) or is_array(y) else y for y in results]
+    return Recorded(program.check(), [holder for holder, _ in trace.state.values()], written, kept, result_structure)
+
+
+class Recording(Trace):
+    """The outermost trace of a compiled function. A tensor's node is its place."""
+
+    differentiating = False
+    hidden = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[int] = []
+        self.constants: dict[int, Any] = {}
+        self.steps: list[Step] = []
+        self.types: dict[int, Type] = {}
+        self.state: dict[int, tuple[Any, Tensor]] = {}  # by identity: an object that holds state, and what is in it now
+        self._known: dict[
+            tuple[int, int], tuple[Any, int]
+        ] = {}  # arrays that became constants, by identity and content
+
+    def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
+        args = [as_operand(primitive, arg) for arg in args]
+        with _state(None):  # state that is hidden inside a primitive is changed by the primitive, at every run
+            y = primitive.fn(*[self.lower(arg) for arg in args], **params)
+        parts = y if type(y) is tuple else (y,)
+        if any(isinstance(part, Tensor) for part in parts):
+            raise LeavesTapeError(
+                f"pb.compile: {primitive.name} at {user_line()} uses a traced array that is not one of its arguments: "
+                "make it one"
+            )
+        results = [self._value(part) if is_array(part) else part for part in parts]
+        outputs = tuple(result._node for result in results if isinstance(result, Tensor))
+        fixed = tuple((k, part) for k, part in enumerate(parts) if not is_array(part)) if type(y) is tuple else None
+        inputs = tuple(self.place(arg) for arg in args)
+        self.steps.append(Step(primitive, inputs, params, outputs, user_line(), fixed))
+        if primitive.view and isinstance(args[0], Tensor):
+            View.link(args[0], results[0], lambda plain: primitive.fn(plain, **params))
+        return tuple(results) if type(y) is tuple else results[0]
+
+    def input(self, value: Any) -> Tensor:
+        """A new input of the program."""
+        tensor = self._value(value)
+        self.inputs.append(tensor._node)
+        return tensor
+
+    def place(self, value: Any) -> int:
+        """The place of a value; what this trace does not know is a constant, read now."""
+        node = self.node_of(value)
+        if node is not None:
+            return int(node)
+        value = self.lower(value)
+        if not isinstance(value, np.ndarray):
+            return self._constant(value)
+        key = id(value), fingerprint(value)
+        if key not in self._known:
+            own = value.copy() if is_exposed(value) else value
+            own.flags.writeable = False
+            self._known[key] = value, self._constant(own)
+        return self._known[key][1]
+
+    def read(self, holder: Any) -> Tensor:
+        """The value of an object that holds state, as it is at this point of the program."""
+        if id(holder) not in self.state:
+            with _state(None):
+                self.state[id(holder)] = holder, self.input(holder.value)
+        return self.state[id(holder)][1]
+
+    def write(self, holder: Any, value: Array) -> None:
+        """A new value for an object that holds state, taken off the tapes inside."""
+        before = self.read(holder)
+        while isinstance(value, Tensor) and value._trace is not self:
+            value = value._value
+        if self.node_of(value) is None:
+            constant = np.asarray(self.lower(value), before.dtype)
+            value = Tensor(constant, self, self.place(constant))
+        if value.dtype != before.dtype:
+            value = np.astype(value, before.dtype)
+        self.state[id(holder)] = holder, value
+
+    def _value(self, value: Any) -> Tensor:
+        place = len(self.types)
+        self.types[place] = Type.of(value)
+        return Tensor(value, self, place)
+
+    def _constant(self, value: Any) -> int:
+        place = len(self.types)
+        self.types[place] = Type.of(value)
+        self.constants[place] = value
+        return place
+
+
+@contextmanager
+def _state(store: Any) -> Iterator[None]:
+    before = context.state
+    context.state = store
+    try:
+        yield
+    finally:
+        context.state = before
+
+
+def _refuse_writes(f: Any, arguments: list[Tensor], structure: tree.Structure, leaves: Sequence[Any]) -> None:
+    paths = [path for path, leaf in zip(structure.paths(), leaves, strict=True) if is_array(leaf)]
+    for place, (tensor, path) in enumerate(zip(arguments, paths, strict=True)):
+        if tensor._node != place:
+            name = getattr(f, "__name__", type(f).__name__)
+            raise MutationError(
+                f"pb.compile: {name} writes into its argument at {path}. A program returns new arrays and leaves its "
+                "arguments alone: write into a copy, a = a.copy(), and return it"
+            )
