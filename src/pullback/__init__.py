@@ -39,14 +39,18 @@ __all__ = [
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
     "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim",
-    "record", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+    "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
-_ROOMS = ("data", "nn", "optim", "teach", "train")
+_ROOMS = ("data", "nn", "optim", "show", "teach", "train")
+_ELSEWHERE: dict[str, str] = {}
+"""Public names whose module is imported when they are first used, such as `"derive": "pullback.show.derivation"`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Rooms are imported when they are first used, so that `import pullback` stays fast."""
+    """Rooms, and what is public of the room `show`, are imported when first used, so that `import pullback` stays fast."""
     if name in _ROOMS:
         return importlib.import_module(f"pullback.{name}")
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     raise AttributeError(f"module 'pullback' has no attribute {name!r}")
