@@ -48,7 +48,7 @@ _ELSEWHERE: dict[str, str] = {}
 
 
 def __getattr__(name: str) -> Any:
-    """Rooms, and what is public of the room `show`, are imported when first used, so that `import pullback` stays fast."""
+    """Rooms, and the names of `_ELSEWHERE`, are imported when they are first used: `import pullback` stays fast."""
     if name in _ROOMS:
         return importlib.import_module(f"pullback.{name}")
     if name in _ELSEWHERE:
