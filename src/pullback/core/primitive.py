@@ -59,6 +59,7 @@ class Primitive:
     kind: ClassVar[str]
     differentiable: ClassVar[bool] = True
     opens: ClassVar[bool] = False  # whether traces treat it specially (see Fused)
+    whole: Function | None = None  # of a half of a fused primitive, as a recording sees it: the function that it is
 
     def __init__(
         self,
@@ -340,7 +341,9 @@ def _whole(name: str, fn: Function, args: tuple[Any, ...], params: Params) -> An
         form[0] = result_form
         return tuple(results)
 
-    results = Untracked(on_leaves, name=name, register=False)(*leaves, **params)
+    half = Untracked(on_leaves, name=name, register=False)
+    half.whole = fn
+    results = half(*leaves, **params)
     return form[0].unflatten(results)
 
 

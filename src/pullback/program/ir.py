@@ -48,13 +48,15 @@ class Step(NamedTuple):
     params: Params
     outputs: tuple[int, ...]
     source: Source
-    fixed: tuple[tuple[int, Any], ...] | None = None
-    """Of a primitive that returns a tuple: the parts that are no arrays, with their positions. None for one result."""
+    parts: tuple[int, ...] | None = None
+    """Of a primitive that returns a tuple: the positions of the outputs in it. None for one result."""
+    fixed: tuple[tuple[int, Any], ...] = ()
+    """The parts of that tuple that are no arrays, with their positions."""
 
     def run(self, values: list[Any]) -> list[Any]:
         """The outputs for the values of the inputs, unchecked."""
         y = self.primitive.fn(*values, **self.params)
-        return [y] if self.fixed is None else [part for part in y if is_array(part)]
+        return [y] if self.parts is None else [y[k] for k in self.parts]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _dtype_of(step: Step, program: Program, large: bool) -> Any:
     On large arrays it runs elementwise steps on floats, where each input has the shape of the output or is one number.
     """
     if (
-        step.fixed is not None
+        step.parts is not None
         or step.primitive.name not in _LOWER
         or not _LOWER[step.primitive.name].serves(step, program)
     ):

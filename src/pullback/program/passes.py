@@ -29,11 +29,14 @@ def optimise(program: Program) -> Program:
 
 
 def dead_code(program: Program) -> Program:
-    """Without the steps on which no output depends, and without the constants that nothing takes."""
+    """Without the steps on which no output depends, and without the constants that nothing takes.
+
+    A step of which a part was frozen into the program stays: it is where a run sees that the part has changed.
+    """
     needed = set(program.outputs)
     kept = []
     for step in reversed(program.steps):
-        if not needed.isdisjoint(step.outputs):
+        if step.fixed or not needed.isdisjoint(step.outputs):
             needed.update(step.inputs)
             kept.append(step)
     constants = {place: value for place, value in program.constants.items() if place in needed}

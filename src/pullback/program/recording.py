@@ -72,22 +72,44 @@ class Recording(Trace):
 
     def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         args = [as_operand(primitive, arg) for arg in args]
+        values = [self.lower(arg) for arg in args]
         with _state(None):  # state that is hidden inside a primitive is changed by the primitive, at every run
-            y = primitive.fn(*[self.lower(arg) for arg in args], **params)
-        parts = y if type(y) is tuple else (y,)
-        if any(isinstance(part, Tensor) for part in parts):
+            y = primitive.fn(*values, **params)
+        if any(isinstance(part, Tensor) for part in (y if type(y) is tuple else (y,))):
             raise LeavesTapeError(
                 f"pb.compile: {primitive.name} at {user_line()} uses a traced array that is not one of its arguments: "
                 "make it one"
             )
-        results = [self._value(part) if is_array(part) else part for part in parts]
-        outputs = tuple(result._node for result in results if isinstance(result, Tensor))
-        fixed = tuple((k, part) for k, part in enumerate(parts) if not is_array(part)) if type(y) is tuple else None
+        if type(y) is not tuple:
+            result = self._value(y) if is_array(y) else y
+            outputs = (result._node,) if isinstance(result, Tensor) else ()
+            self._add(primitive, args, params, outputs)
+            if primitive.view and isinstance(args[0], Tensor):
+                View.link(args[0], result, lambda plain: primitive.fn(plain, **params))
+            return result
+        # A part that is an input, or an earlier part, once more is that value and no other: so saved inputs are seen
+        # for what they are.
+        seen = {id(value): arg for arg, value in zip(args, values, strict=True) if self.node_of(arg) is not None}
+        results: list[Any] = []
+        made, fixed = [], []
+        for position, part in enumerate(y):
+            if not is_array(part):
+                fixed.append((position, part))
+                results.append(part)
+                continue
+            if id(part) not in seen:
+                seen[id(part)] = self._value(part)
+                made.append(position)
+            results.append(seen[id(part)])
+        outputs = tuple(results[position]._node for position in made)
+        self._add(primitive, args, params, outputs, tuple(made), tuple(fixed))
+        return tuple(results)
+
+    def _add(
+        self, primitive: Primitive, args: Sequence[Any], params: Params, outputs: tuple[int, ...], *rest: Any
+    ) -> None:
         inputs = tuple(self.place(arg) for arg in args)
-        self.steps.append(Step(primitive, inputs, params, outputs, user_line(), fixed))
-        if primitive.view and isinstance(args[0], Tensor):
-            View.link(args[0], results[0], lambda plain: primitive.fn(plain, **params))
-        return tuple(results) if type(y) is tuple else results[0]
+        self.steps.append(Step(primitive, inputs, params, outputs, user_line(), *rest))
 
     def input(self, value: Any) -> Tensor:
         """A new input of the program."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import PullbackError, ShapeError
-from pullback.program.ir import Program, Step, Type, is_array
+from pullback.program.ir import Program, Step, Type
 from pullback.program.memory import ALIGNMENT, plan, writer
 from pullback.program.native import Native, Segment, segments
 
@@ -105,7 +105,7 @@ class Replay:
 
             return into_arena
         expected = [types[place] for place in step.outputs]
-        if step.fixed is None:
+        if step.parts is None:
             fn, params, out, kind = step.primitive.fn, step.params, step.outputs[0], expected[0]
 
             def one_result(places: list[Any], arena: Any) -> None:
@@ -119,12 +119,11 @@ class Replay:
 
         def several_results(places: list[Any], arena: Any) -> None:
             parts = step.primitive.fn(*[places[k] for k in inputs], **step.params)
-            arrays = [part for part in parts if is_array(part)]
-            for kind, place, part in zip(expected, step.outputs, arrays, strict=True):
-                places[place] = part
+            for kind, place, position in zip(expected, step.outputs, step.parts or (), strict=True):
+                part = places[place] = parts[position]
                 if part.shape != kind.shape or part.dtype != kind.dtype:
                     _refuse(step, kind, part)
-            for position, value in step.fixed or ():
+            for position, value in step.fixed:
                 if not _same(parts[position], value):
                     raise PullbackError(
                         f"pb.compile: {step.primitive.name} at {step.source} saved {parts[position]!r}, and {value!r} "
