@@ -155,3 +155,29 @@ def test_sgd(momentum: float, decay: float, nesterov: bool) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
     with pytest.raises(ShapeError, match="buffers of one size"):
         elementwise.sgd(state[0], state[0][:5], state[1], 0.1)
+
+
+def test_adam_in_place_is_the_step_that_the_rule_describes():
+    rng = np.random.default_rng(0)
+    p, g, m = (rng.standard_normal(1003).astype(np.float32) for _ in range(3))
+    v = rng.random(1003).astype(np.float32)
+    expected_m, expected_v = 0.9 * m + 0.1 * g.astype(float), 0.999 * v + 0.001 * g.astype(float) ** 2
+    expected_p = p - 0.01 * (expected_m / (0.5 * np.sqrt(expected_v) + 1e-3) + 0.1 * p.astype(float))
+    elementwise.adam_update(p, g, m, v, 0.5, 1e-3, -0.01, 0.9, 0.999, 0.1)
+    for found, expected in ((p, expected_p), (m, expected_m), (v, expected_v)):
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_the_parts_of_the_adjoint_of_a_normalisation_with_a_relu_agree_with_the_whole():
+    rng = np.random.default_rng(1)
+    x, g = (rng.standard_normal((3, 5, 7, 6)).astype(np.float32) for _ in range(2))
+    gamma, beta = (rng.standard_normal(6).astype(np.float32) for _ in range(2))
+    y, mean, variance = normalisation.batch_norm(x, gamma, beta, 1e-5, relu=True)
+    through = normalisation.affine(gamma, beta, mean, variance, 1e-5)
+    masked = normalisation.through_relu(g, x, *through)
+    np.testing.assert_array_equal(masked, np.where(y > 0, g, 0.0))
+    parts = normalisation.adjoint_coefficients(masked, x, gamma, mean, variance, 1e-5)
+    expected = normalisation.gradient(masked, x, *parts[2:]), *parts[:2]
+    found = normalisation.batch_norm_adjoint(g, x, gamma, beta, mean, variance, 1e-5, relu=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

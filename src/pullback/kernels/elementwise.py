@@ -42,6 +42,16 @@ def adam_direction(
     return u, m, v
 
 
+def adam_update(
+    p: Any, g: Any, mean: Any, mean_square: Any, scale: float, eps: float, rate: float, beta1: float, beta2: float,
+    decay: float,
+) -> None:  # fmt: skip
+    """p <- p + rate (m / (scale sqrt(v) + eps) + decay p), after moving the moments m and v; all three in place."""
+    _expect_alike("adam_update", p, g, mean, mean_square)
+    g = np.ascontiguousarray(g, np.float32)
+    adam_update_step(p, g, mean, mean_square, p.size, scale, eps, rate, beta1, beta2, 1.0 + rate * decay)
+
+
 def sgd(
     parameters: Any, gradient: Any, velocity: Any, learning_rate: float,
     momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False,
@@ -99,6 +109,24 @@ def adam_direction_step(
         m[i] = first
         v[i] = second
         u[i] = first / (np.sqrt(second) * scale32 + eps32)
+
+
+@kernel
+def adam_update_step(
+    thread: int, threads: int, p: Floats, gradient: Floats, mean: Floats, mean_square: Floats, size: int,
+    scale: float, eps: float, rate: float, beta1: float, beta2: float, kept: float,
+) -> None:  # fmt: skip
+    """Four arrays are read and three are written, once each."""
+    start, stop = portion(size, thread, threads)
+    scale32, eps32, rate32, kept32 = np.float32(scale), np.float32(eps), np.float32(rate), np.float32(kept)
+    first_new, second_new = np.float32(1.0 - beta1), np.float32(1.0 - beta2)
+    for i in range(start, stop):
+        g = gradient[i]
+        first = mean[i] + first_new * (g - mean[i])
+        second = mean_square[i] + second_new * (g * g - mean_square[i])
+        mean[i] = first
+        mean_square[i] = second
+        p[i] = kept32 * p[i] + rate32 * (first / (np.sqrt(second) * scale32 + eps32))
 
 
 @kernel

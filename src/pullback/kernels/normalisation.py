@@ -35,15 +35,27 @@ def batch_norm_adjoint(
     With xhat = (x - mean) / sqrt(variance + epsilon), and g zero where the ReLU is, dbeta = sum g, dgamma = sum g xhat,
     dx = gamma / sqrt(variance + epsilon) (g - dbeta / N - xhat dgamma / N).
     """
+    scale, shift = affine(gamma, beta, mean, variance, epsilon) if relu else (None, None)
+    dgamma, dbeta, a, b, c = adjoint_coefficients(g, x, gamma, mean, variance, epsilon, scale, shift)
+    return gradient(g, x, a, b, c, scale, shift, out), dgamma, dbeta
+
+
+def adjoint_coefficients(
+    g: Any, x: Any, gamma: Any, mean: Any, variance: Any, epsilon: float, scale: Any = None, shift: Any = None
+) -> tuple[Any, ...]:
+    """dgamma, dbeta, and the a, b and c with which dx = a g + b x + c, each (C,) float32.
+
+    With `scale` and `shift`, those of the normalisation, a ReLU is behind it: g counts where x scale + shift > 0.
+    """
     g, x = np.ascontiguousarray(g, np.float32), np.ascontiguousarray(x, np.float32)
     channels = x.shape[-1]
     rows = x.size // channels
-    scale, shift = affine(gamma, beta, mean, variance, epsilon)
-    threads = runtime.threads()
-    sums = runtime.empty((threads, 2 * channels))
+    sums = runtime.empty((runtime.threads(), 2 * channels))
     room, room_size = runtime.scratch(2 * channels)
+    mean = np.ascontiguousarray(mean, np.float32)
+    relu = scale is not None
     gradient_sums(
-        g, x, np.ascontiguousarray(mean, np.float32), scale, shift, relu, rows, channels, sums, room, room_size
+        g, x, mean, scale if relu else mean, shift if relu else mean, relu, rows, channels, sums, room, room_size
     )
     dbeta, centred = sums.sum(axis=0, dtype=np.float64).reshape(2, channels)
     inverse = 1.0 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
@@ -51,10 +63,29 @@ def batch_norm_adjoint(
     factor = np.asarray(gamma, np.float64) * inverse
     of_x = -factor * inverse * dgamma / rows
     constant = -factor * dbeta / rows - of_x * np.asarray(mean, np.float64)
+    return tuple([each.astype(np.float32) for each in (dgamma, dbeta, factor, of_x, constant)])
+
+
+def gradient(
+    g: Any, x: Any, factor: Any, of_x: Any, constant: Any, scale: Any = None, shift: Any = None, out: Any = None
+) -> Any:
+    """factor g + of_x x + constant; with `scale` and `shift`, g counts where x scale + shift > 0."""
+    g, x = np.ascontiguousarray(g, np.float32), np.ascontiguousarray(x, np.float32)
     dx = runtime.empty(x.shape) if out is None else out
-    coefficients = [each.astype(np.float32) for each in (factor, of_x, constant)]
-    gradient_of_normalised(g, x, *coefficients, scale, shift, relu, rows, channels, dx)
-    return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
+    relu = scale is not None
+    gradient_of_normalised(
+        g, x, factor, of_x, constant, scale if relu else factor, shift if relu else factor, relu,
+        x.size // x.shape[-1], x.shape[-1], dx,
+    )  # fmt: skip
+    return dx
+
+
+def through_relu(g: Any, x: Any, scale: Any, shift: Any, out: Any = None) -> Any:
+    """g where x scale + shift > 0, and 0 elsewhere."""
+    g, x = np.ascontiguousarray(g, np.float32), np.ascontiguousarray(x, np.float32)
+    dx = runtime.empty(x.shape) if out is None else out
+    gradient_through_relu(g, x, scale, shift, x.size // x.shape[-1], x.shape[-1], dx)
+    return dx
 
 
 def moments(x: Any) -> tuple[Any, Any]:
@@ -176,3 +207,15 @@ def gradient_of_normalised(
         for c in range(channels):
             value = _through_relu(g[at + c], x[at + c], scale[c], shift[c], relu)
             dx[at + c] = value * factor[c] + (x[at + c] * of_x[c] + constant[c])
+
+
+@kernel
+def gradient_through_relu(
+    thread: int, threads: int, g: Floats, x: Floats, scale: Floats, shift: Floats, rows: int, channels: int, dx: Floats
+) -> None:
+    """dx = g where x scale + shift is positive."""
+    start, stop = portion(rows, thread, threads)
+    for row in range(start, stop):
+        at = row * channels
+        for c in range(channels):
+            dx[at + c] = _through_relu(g[at + c], x[at + c], scale[c], shift[c], True)

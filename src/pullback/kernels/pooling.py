@@ -14,8 +14,12 @@ from pullback.kernels.convolution import Pair, as_pair
 from pullback.kernels.runtime import Bytes, Floats, kernel, portion
 
 
-def max_pool(x: Any, window: Pair, stride: Pair, padding: Pair = 0, out: Any = None) -> tuple[Any, Any]:
+def max_pool(
+    x: Any, window: Pair, stride: Pair, padding: Pair = 0, out: Any = None, places: Any = None
+) -> tuple[Any, Any]:
     """The largest pixel of every window, (N, OH, OW, C), and its place a kw + b in the window, as uint8.
+
+    They go to `out` and `places`, where these are given.
 
     Outside the image is less than everything; of equal pixels the first wins; a NaN wins over numbers.
     """
@@ -30,7 +34,7 @@ def max_pool(x: Any, window: Pair, stride: Pair, padding: Pair = 0, out: Any = N
     if rows < 1 or columns < 1:
         raise ShapeError("max_pool", f"expected images of at least {window} pixels, got {(height, width)}")
     y = runtime.empty((images, rows, columns, channels)) if out is None else out
-    places = runtime.empty(y.shape, np.uint8)
+    places = runtime.empty(y.shape, np.uint8) if places is None else places
     max_pool_forward(
         np.ascontiguousarray(x, np.float32),
         y,
