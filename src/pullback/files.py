@@ -122,8 +122,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs. Raises RunError at once where another process holds it.
+def locked(path: Path, doing: str = "trained") -> Iterator[None]:
+    """Hold the lock file `path` while the block runs. Raises RunError at once where another process holds it, saying
+    what is being done to its folder.
 
     The lock belongs to the open file, so that the system lets it go however the process ends: none is ever left behind.
     """
@@ -136,7 +137,7 @@ def locked(path: Path) -> Iterator[None]:
             _lock(file.fileno())
         except OSError as error:
             raise RunError(
-                f"{path.parent} is being trained by another process. Wait until it has ended, or use another folder."
+                f"{path.parent} is being {doing} by another process. Wait until it has ended, or use another folder."
             ) from error
         yield
 

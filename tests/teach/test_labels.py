@@ -21,7 +21,7 @@ from PIL import Image
 
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.teach import LabelTable, Teacher, label_folder
-from pullback.teach.table import shard_paths
+from pullback.teach.shards import shard_paths
 
 
 class Counting(Teacher):
@@ -73,7 +73,7 @@ def test_labels_are_the_teachers_answers(colours: Any, teacher: Counting, tmp_pa
     assert row["class"] == ("red", "green", "blue", "grey stone")[row["label"]]
     assert (row["teacher"], row["teacher_sha256"], row["interpolation"]) == ("colours", teacher.sha256, "bicubic")
     assert snapshot(folder) == before
-    assert seen == [(done, 30) for done in (4, 8, 12, 16, 20, 24, 28, 30)]
+    assert seen == [(done, 30) for done in (0, 4, 8, 12, 16, 20, 24, 28, 30)]
 
 
 def test_images_of_any_size_and_mode(colours: Any, teacher: Counting, tmp_path: Path) -> None:
@@ -133,7 +133,8 @@ def test_added_changed_touched_and_removed_images(colours: Any, teacher: Countin
     os.utime(touched, (0, 0))
     removed.unlink()
     result = label_folder(folder, teacher, tmp_path / "out")
-    assert (result.labelled, teacher.shown, len(result.labels)) == (2, 32, 31)
+    assert (result.labelled, teacher.shown, len(result.labels)) == (2, 32, 30)
+    assert (result.changed, result.recognised, result.removed) == (1, 1, 1)
     hashes = dict(columns(result.labels, "path", "sha256"))
     for path in (added, changed):
         assert hashes[path.relative_to(folder).as_posix()] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -207,7 +208,7 @@ def test_unreadable_images_are_set_aside(colours: Any, teacher: Counting, tmp_pa
     assert "not an image" in result.skipped["text.png"]
     shutil.copy(good, folder / "text.png")  # mended
     again = label_folder(folder, teacher, tmp_path / "out")
-    assert (again.labelled, set(again.skipped)) == (1, {"cut.png", "empty.jpg", "lost.png"})
+    assert (again.labelled, again.recognised, set(again.skipped)) == (0, 1, {"cut.png", "empty.jpg", "lost.png"})
 
 
 def test_a_name_that_is_not_unicode(colours: Any, teacher: Counting, tmp_path: Path) -> None:

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
-import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from pullback.cli.options import Options
+from pullback.cli.progress import Progress
+from pullback.cli.teacher import Description
 from pullback.errors import ConfigError
-from pullback.teach import Teacher, TeacherSpec
+from pullback.teach import Teacher
 from pullback.train import Settings
 from pullback.train.distill import Distillation, distill
-from pullback.train.report import LINE_EVERY, duration
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the teacher expects and returns; found in `teacher.toml` beside it, or built in, where not given."""
-
-    teacher_size: tuple[int, ...] = ()
-    """Height and width of the teacher's input, or one number for both, pixels; none: as the model says."""
-    teacher_layout: Literal["auto", "NCHW", "NHWC"] = "auto"
-    """Whether the channels come first (NCHW) or last; auto: as the model says."""
-    teacher_scale: float | None = None
-    """The teacher's input is (pixel x scale - mean) / std, with RGB pixels from 0 to 255."""
-    teacher_mean: tuple[float, ...] = ()
-    """One number, or one for each channel."""
-    teacher_std: tuple[float, ...] = ()
-    """One number, or one for each channel."""
-    teacher_output: Literal["auto", "logits", "probabilities"] = "auto"
-    """What the teacher returns; auto: seen from its answers."""
-    teacher_classes: str | None = None
-    """Class list (JSON, or text with a name a line); not given: looked for beside the model."""
-    teacher_background: bool = False
-    """The teacher's first output is a background class that is not in the class list."""
-
-    def spec(self) -> TeacherSpec:
-        """The description as far as it was given."""
-        given: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value not in (None, (), False, "auto"):
-                given[field.name.removeprefix("teacher_")] = value
-        if len(given.get("size", ())) == 1:
-            given["size"] *= 2
-        return TeacherSpec.from_mapping(given, "options of the teacher")
+from pullback.train.report import duration
 
 
 @dataclass(frozen=True)
@@ -97,47 +64,22 @@ class Command(Options):
     def run(self) -> int:
         if self.teacher is None:
             raise ConfigError("no teacher given: expected `pullback distill FOLDER --teacher FILE.onnx`.")
-        result = distill(
-            self.folder,
-            Teacher(self.teacher, self.description.spec()),
-            self.out or Path("runs") / f"distill-{Path(self.folder).resolve().name}",
-            Settings(**{field.name: getattr(self.student, field.name) for field in fields(Settings)}),
-            classes=self.classes,
-            targets=self.targets,
-            held_out=self.held_out,
-            interpolation=self.interpolation,
-            workers=self.workers,
-            quiet=self.json,
-            on_labelling=None if self.json else _LabellingProgress(),
-        )
+        with Progress("labelling", "images", quiet=self.json) as progress:
+            result = distill(
+                self.folder,
+                Teacher(self.teacher, self.description.spec()),
+                self.out or Path("runs") / f"distill-{Path(self.folder).resolve().name}",
+                Settings(**{field.name: getattr(self.student, field.name) for field in fields(Settings)}),
+                classes=self.classes,
+                targets=self.targets,
+                held_out=self.held_out,
+                interpolation=self.interpolation,
+                workers=self.workers,
+                quiet=self.json,
+                on_labelling=progress,
+            )
         self.show(result, _text(result))
         return 0 if result.signal is None else 128 + result.signal
-
-
-class _LabellingProgress:
-    """A line every few seconds on the standard error, rewritten in place on a terminal."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
-        terminal = sys.stderr.isatty()
-        if now - self._last < (0.25 if terminal else LINE_EVERY) and done < total:
-            return
-        self._last = now
-        rate = (done - self._first) / max(now - self._began, 1e-9)
-        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
-        line = f"labelling {done:,} of {total:,} images, {rate:,.0f} images/s{left}"
-        print(
-            f"\r{line:79}" if terminal else line,
-            end="" if terminal and done < total else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _text(result: Distillation) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "loss and accuracy of a run's network",
     "predict": "the class of images, according to a run's network",
     "models": "the networks: their layers, shapes and parameters",
+    "label": "label a folder of images with a pretrained network, into a table of labels",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
 }
 """Each command is the class `Command` of the module of its name in `pullback.cli`."""

@@ -12,6 +12,7 @@ from pullback.data.digits import load_digits
 from pullback.data.folder import load_folder
 from pullback.data.idx import load_fashion_mnist, load_idx, load_mnist
 from pullback.data.images import list_images, read_image, read_images
+from pullback.data.source import ImageSource, Listing, ReadImage, open_source
 
 __all__ = [
     "DATASETS",
@@ -19,9 +20,12 @@ __all__ = [
     "Batch",
     "Batches",
     "Dataset",
+    "ImageSource",
+    "Listing",
     "Normalise",
     "RandomCrop",
     "RandomFlip",
+    "ReadImage",
     "Splits",
     "in_order",
     "list_images",
@@ -32,6 +36,7 @@ __all__ = [
     "load_folder",
     "load_idx",
     "load_mnist",
+    "open_source",
     "read_image",
     "read_images",
 ]

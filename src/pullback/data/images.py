@@ -5,6 +5,7 @@ Pillow decodes. What it cannot read becomes a `DataError` that names the file an
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +25,19 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".
 # Pillow also knows formats that call other programs or hold documents; a folder of photographs needs none of them.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _MAX_PIXELS = 64 * 1024 * 1024
+_TOO_LARGE = f"more than {_MAX_PIXELS >> 20} Mpixel; reduce the image first"
 _MODES = {1: "L", 3: "RGB"}
+
+MAX_BYTES = 512 * 1024 * 1024
+"""Longer files are refused: 64 Mpixel are at most 384 MiB, and no name of a file may fill the memory."""
+
+TOO_LONG = f"longer than {MAX_BYTES >> 20} MiB"
+
+_REASONS = {
+    FileNotFoundError: "no such file",
+    PermissionError: "no permission to read it",
+    IsADirectoryError: "is a folder, not an image",
+}
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -58,7 +71,7 @@ def read_image(
     16-bit grey is scaled by 255/65535. Raises `DataError` for a file that is missing, damaged, no image, of
     floating-point pixels, or larger than 64 Mpixel (which a file of a few kilobytes can claim to be).
     """
-    _check_options(size, channels, resample)
+    check_options(size, channels, resample)
     return _decode(Path(path), size, channels, resample)
 
 
@@ -74,7 +87,7 @@ def read_images(
     An unreadable file yields its `DataError` in place of the array, so that one bad file does not end a long run. At
     most four images per worker are held at a time. The options are those of `read_image`.
     """
-    _check_options(size, channels, resample)
+    check_options(size, channels, resample)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     if workers < 1:
         raise ConfigError(f"expected workers of at least 1, got {workers}")
@@ -117,7 +130,8 @@ def list_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _check_options(size: tuple[int, int] | None, channels: int, resample: str) -> None:
+def check_options(size: tuple[int, int] | None, channels: int, resample: str) -> None:
+    """Raises `ConfigError` for options that `read_image` does not know."""
     from PIL import Image
 
     if channels not in _MODES:
@@ -129,27 +143,83 @@ def _check_options(size: tuple[int, int] | None, channels: int, resample: str) -
         raise ConfigError(f"expected size (H, W) in pixels, at least 1 each, got {size}")
 
 
-def _decode(path: Path, size: tuple[int, int] | None, channels: int, resample: str) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+def decode_image(
+    content: bytes | NDArray[np.uint8], size: tuple[int, int] | None, channels: int = 3, resample: str = "bicubic"
+) -> NDArray[np.uint8]:
+    """Decodes the content of an image file, or takes pixels `(H, W, 3)` as they are; see `read_image`.
 
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            width, height = file.size
-            if width * height > _MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {width}x{height} pixels are more than {_MAX_PIXELS >> 20} Mpixel; reduce the image first"
-                )
-            file.load()
-            ImageOps.exif_transpose(file, in_place=True)
-            image = _to_mode(file, _MODES[channels])
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files; each means the same here.
-        raise DataError(f"{path}: {_reason(path, error)}") from error
+    Raises `DataError` with the reason alone: the caller knows the name.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(content) if isinstance(content, np.ndarray) else _open(content)
+    image = _converted(image, _MODES[channels])
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling[resample.upper()])
     array = np.array(image, dtype=np.uint8)
     return array.reshape(*array.shape[:2], channels)
+
+
+def difference_hash(image: NDArray[np.uint8]) -> int:
+    """64 bits that say where an image `(H, W, 3)` grows brighter from left to right, on a grid of 8 by 8.
+
+    Images that look alike differ in few of them (N. Krawetz, "Kind of Like That", 2013).
+    """
+    from PIL import Image
+
+    small = Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX)
+    grey = np.asarray(small)
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an image file. Raises `DataError` with the reason alone where there is none of a sane length."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(_REASONS.get(type(error), f"cannot be read ({error.strerror})")) from error
+    if len(content) > MAX_BYTES:
+        raise DataError(TOO_LONG)
+    return content
+
+
+def _decode(path: Path, size: tuple[int, int] | None, channels: int, resample: str) -> NDArray[np.uint8]:
+    try:
+        return decode_image(read_file(path), size, channels, resample)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error.__cause__
+
+
+def _open(content: bytes) -> Image.Image:
+    """The image in a file's content, upright."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not content:
+        raise DataError("the file is empty")
+    try:
+        file = Image.open(io.BytesIO(content), formats=_FORMATS)
+        width, height = file.size
+        if width * height > _MAX_PIXELS:
+            raise DataError(f"{width}x{height} pixels are {_TOO_LARGE}")
+        file.load()
+        ImageOps.exif_transpose(file, in_place=True)
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"not an image, or of a format other than {', '.join(_FORMATS)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(_TOO_LARGE) from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files; each means the same here.
+        raise DataError(f"cannot be decoded: {error}") from error
+    return file
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    try:
+        return _to_mode(image, mode)
+    except Exception as error:
+        raise DataError(f"cannot be decoded: {error}") from error
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -172,21 +242,3 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"32-bit pixels from {values.min()} to {values.max()} do not fit 16 bits")
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if path.is_dir():
-        return "is a folder, not an image"
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image, or of a format other than {', '.join(_FORMATS)}"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {_MAX_PIXELS >> 20} Mpixel; reduce the image first"
-    return f"cannot be decoded: {error}"

@@ -1,6 +1,6 @@
 """Labelling a folder of images with a teacher: `label_folder`, which can be killed at any instant and then continues.
 
-One pool of threads decodes images, another runs the teacher on batches of them, the thread between writes the table.
+One pool of threads reads and decodes images, another runs the teacher on batches of them, the thread between writes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pullback import files
-from pullback.data.images import existing_folder, list_images, read_images
+from pullback.data.images import check_options, difference_hash
 from pullback.data.parallel import map_ahead
+from pullback.data.source import ImageSource, Listing, ReadImage, open_source
 from pullback.errors import ConfigError, DataError
 from pullback.teach.classes import select_classes
-from pullback.teach.table import ImageFile, LabelKind, LabelTable, LabelWriter, shard_paths
+from pullback.teach.kind import LabelKind
+from pullback.teach.known import Known
+from pullback.teach.shards import LabelledImage, LabelWriter, shard_paths
+from pullback.teach.table import LabelTable
 from pullback.teach.teacher import Teacher
 
 SKIPPED = "skipped.json"
 """The file beside the shards that lists the images that could not be labelled: [{"path", "reason"}, ...]."""
+
+TTA = ("none", "flip")
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,15 @@ class Labelling:
     """What `label_folder` did."""
 
     labels: LabelTable
-    """Every label of the folder's images, old and new; images that have since been removed keep theirs."""
+    """The labels of all images that are in the folder now."""
     labelled: int
-    """Images labelled by this call; the others had been labelled before."""
+    """Images that the teacher was shown by this call; the others had been labelled before."""
+    changed: int
+    """Those of them that had another content when they were labelled before."""
+    recognised: int
+    """Images at new places, or with new times, whose content had been labelled before: they keep that label."""
+    removed: int
+    """Images with a label that are no longer in the folder; the label has left the table."""
     skipped: dict[str, str]
     """Path and reason of each image that could not be labelled."""
     seconds: float
@@ -49,23 +61,25 @@ def label_folder(
     classes: str | Path | Iterable[str | int] | None = None,
     top_k: int | None = None,
     interpolation: str = "bicubic",
+    tta: str = "none",
     batch_size: int = 8,
     workers: int | None = None,
     shard_rows: int = 4096,
-    shard_seconds: float = 20.0,
+    shard_seconds: float = 5.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Labelling:
-    """Label every image below `folder`, and keep the labels in the table `out`. The images themselves are only read.
+    """Label every image in `folder`, and keep the labels in the table `out`. The images themselves are only read.
 
     Called again it continues: an image is labelled again only if its content has changed.
 
     Args:
-        folder: images of any size and mode, in any tree.
+        folder: images of any size and mode, in any tree; or a .zip, a .tar or an .npz file of them (see `open_source`).
         teacher: gives the labels.
         out: the table's folder; it must not lie inside `folder`.
         classes: restrict the labels to these (see `select_classes`); all of the teacher's if None.
         top_k: keep only the k largest probabilities of each image; all if None.
         interpolation: how images are resized to the teacher's size, by Pillow's name (`bicubic`, `box`, ...).
+        tta: test-time augmentation: `flip` averages the answers to each image and to its mirror image.
         batch_size: images in one call of the teacher.
         workers: how many threads run the teacher, and how many decode; the number of processors if None.
         shard_rows, shard_seconds: a shard is written after so many rows or seconds, all that a kill loses.
@@ -74,135 +88,143 @@ def label_folder(
     Raises:
         DataError: the folder is missing or holds no image, or none of its images could be labelled.
         ConfigError: a setting is wrong, or `out` holds labels that were made with other settings.
-        RunError: the table cannot be written. What was written stays, and the next call continues from it.
+        RunError: another process labels into `out`, or it cannot be written. What was written stays, and the next call
+            continues from it.
         TeacherError: the teacher fails on an image.
     """
     started = time.monotonic()
-    folder, out = existing_folder(folder), Path(out)
-    kind = LabelKind.of(teacher, select_classes(teacher.classes, classes), interpolation, top_k)
-    _check_settings(folder, out, kind, batch_size)
-    paths = list_images(folder)
-    to_do, skipped = _to_do(folder, paths, _Known(out, kind))
+    source, out = open_source(folder), Path(out)
+    kind = LabelKind.of(teacher, select_classes(teacher.classes, classes), interpolation, top_k, tta)
     workers = (os.cpu_count() or 1) if workers is None else workers
-    decoded = read_images(
-        [folder / file.path for file in to_do], teacher.size, workers=workers, channels=3, resample=interpolation
-    )
-    done, labelled = len(paths) - len(to_do), 0
-    with LabelWriter(out, kind, shard_rows, shard_seconds) as writer:
-
-        def answer(batch: _Batch) -> _Batch:
-            return batch.answered(folder, teacher, kind)
-
-        # Two batches ahead for each worker: none waits for a decoder, and memory stays bounded.
-        batches = _batches(to_do, (image for _, image in decoded), batch_size)
-        for batch in map_ahead(answer, batches, workers=workers, ahead=2 * workers):
-            writer.append(batch.files, batch.answers)
-            skipped.update(batch.skipped)
-            labelled += len(batch.files)
-            done += len(batch.files) + len(batch.skipped)
-            if on_progress is not None:
-                on_progress(done, len(paths))
-    listed = [{"path": path, "reason": reason} for path, reason in sorted(skipped.items())]
-    files.replace(out / SKIPPED, json.dumps(listed, indent=1).encode())
-    if not shard_paths(out):
-        path, reason = next(iter(skipped.items()))
-        raise DataError(f"{folder}: none of its {len(paths)} images could be labelled; the first, {path}: {reason}")
-    return Labelling(LabelTable(out), labelled, skipped, time.monotonic() - started)
+    _check_settings(source.root, out, kind, batch_size, workers)
+    listing = source.listing()
+    if not listing and not listing.refused:
+        raise DataError(f"no images in {source.root}: expected files ending in .png, .jpg, .webp, .bmp, .gif or .tif")
+    with files.locked(_made(out) / ".lock", "labelled"):
+        job = _Job(source, teacher, kind, Known(out, kind), listing)
+        with LabelWriter(out, kind, shard_rows, shard_seconds) as writer:
+            job.run(writer, batch_size, workers, on_progress or (lambda done, total: None))
+        listed = [{"path": path, "reason": reason} for path, reason in sorted(job.skipped.items())]
+        files.replace(out / SKIPPED, json.dumps(listed, indent=1).encode())
+        if not shard_paths(out):
+            path, reason = next(iter(job.skipped.items()))
+            total = len(listing) + len(listing.refused)
+            raise DataError(f"{source.root}: none of its {total} images could be labelled; the first, {path}: {reason}")
+        table = LabelTable(out)
+    seconds = time.monotonic() - started
+    return Labelling(table, job.labelled, job.changed, job.recognised, job.removed, job.skipped, seconds)
 
 
 @dataclass
 class _Batch:
-    """Images on their way through the teacher; `skipped` are those that fell out on the way, with reasons."""
+    """Images on their way through the teacher."""
 
-    files: list[ImageFile] = field(default_factory=list)
-    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    images: list[LabelledImage] = field(default_factory=list)
+    pixels: list[NDArray[np.uint8]] = field(default_factory=list)
+    recognised: list[LabelledImage] = field(default_factory=list)
+    """Images whose content has a label already."""
     skipped: dict[str, str] = field(default_factory=dict)
     answers: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
-    def answered(self, folder: Path, teacher: Teacher, kind: LabelKind) -> _Batch:
-        """The batch with the teacher's answers in place of the images."""
-        if not self.files:
-            return self
-        answers = teacher.probabilities(np.stack(self.images), kind.classes)
+    def __len__(self) -> int:
+        return len(self.images) + len(self.recognised) + len(self.skipped)
+
+
+class _Job:
+    """One call of `label_folder`: what is to be done, and what has been."""
+
+    def __init__(self, source: ImageSource, teacher: Teacher, kind: LabelKind, known: Known, listing: Listing) -> None:
+        self.source, self.teacher, self.kind, self.known, self.listing = source, teacher, kind, known, listing
+        self.skipped = dict(listing.refused)
+        self.labelled = self.changed = self.recognised = self.removed = 0
+
+    def run(self, writer: LabelWriter, batch_size: int, workers: int, on_progress: Callable[[int, int], None]) -> None:
+        to_do, removed = self.known.compare(self.listing)
+        writer.remove(removed)
+        self.removed = len(removed)
+        total = len(self.listing) + len(self.listing.refused)
+        done = total - len(to_do)
+        on_progress(done, total)
+        read = self.source.images(
+            [self.listing.paths[i] for i in to_do],
+            self.teacher.size,
+            workers=workers,
+            resample=self.kind.interpolation,
+            wanted=lambda sha256: self.known.row(sha256) is None,
+        )
+        # Two batches ahead for each worker: none waits for a decoder, and memory stays bounded.
+        batches = self._batches(to_do, read, batch_size)
+        for batch in map_ahead(self._answered, batches, workers=workers, ahead=2 * workers):
+            writer.append(batch.images, batch.answers)
+            for image in batch.recognised:
+                writer.copy(self.known.answer(image.sha256), [image])
+            self.labelled += len(batch.images)
+            self.changed += sum(image.path in self.known for image in batch.images)
+            self.recognised += len(batch.recognised)
+            self.skipped.update(batch.skipped)
+            done += len(batch)
+            on_progress(done, total)
+        # An image that can no longer be read has no label either: its last one was of another content.
+        writer.remove([path for path in self.skipped if path in self.known and path not in self.listing.refused])
+
+    def _batches(self, to_do: Sequence[int], read: Iterable[ReadImage], batch_size: int) -> Iterator[_Batch]:
+        batch = _Batch()
+        for i, found in zip(to_do, read, strict=True):
+            image = LabelledImage(found.path, found.sha256, self.listing.bytes[i], self.listing.modified_ns[i])
+            if found.problem is not None:
+                batch.skipped[found.path] = found.problem
+            elif found.image is None:
+                batch.recognised.append(image)
+            else:
+                batch.images.append(image)
+                batch.pixels.append(found.image)
+            # Unreadable files count too, so that a folder full of them still shows progress.
+            if len(batch) >= batch_size:
+                yield batch
+                batch = _Batch()
+        if len(batch):
+            yield batch
+
+    def _answered(self, batch: _Batch) -> _Batch:
+        """The batch with the teacher's answers in place of the pixels."""
+        if not batch.images:
+            return batch
+        pixels = np.stack(batch.pixels)
+        answers = self.teacher.probabilities(pixels, self.kind.classes)
+        if self.kind.tta == "flip":
+            mirrored = self.teacher.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]), self.kind.classes)
+            answers = np.add(answers, mirrored) * np.float32(0.5)
         usable = [bool(np.isfinite(row).all()) for row in answers]
-        result = _Batch(skipped=dict(self.skipped))
-        for row, file in enumerate(self.files):
-            if not usable[row]:
-                result.skipped[file.path] = "the teacher's answer to it is not finite"
-                continue
-            try:
-                result.files.append(file.hashed(folder))
-            except OSError as error:
-                usable[row] = False
-                result.skipped[file.path] = f"cannot be read ({error.strerror})"
-        result.answers = answers[usable]
+        result = _Batch(recognised=batch.recognised, skipped=dict(batch.skipped), answers=answers[usable])
+        for image, own, good in zip(batch.images, pixels, usable, strict=True):
+            if good:
+                result.images.append(_hashed(image, own))
+            else:
+                result.skipped[image.path] = "the teacher's answer to it is not finite"
         return result
 
 
-def _batches(
-    files: Iterable[ImageFile], images: Iterable[NDArray[np.uint8] | DataError], batch_size: int
-) -> Iterator[_Batch]:
-    batch = _Batch()
-    for file, image in zip(files, images, strict=True):
-        if isinstance(image, DataError):
-            batch.skipped[file.path] = str(image)
-        else:
-            batch.files.append(file)
-            batch.images.append(image)
-        # Unreadable files count too, so that a folder full of them still shows progress.
-        if len(batch.files) + len(batch.skipped) >= batch_size:
-            yield batch
-            batch = _Batch()
-    if batch.files or batch.skipped:
-        yield batch
+def _hashed(image: LabelledImage, pixels: NDArray[np.uint8]) -> LabelledImage:
+    return LabelledImage(image.path, image.sha256, image.bytes, image.modified_ns, difference_hash(pixels))
 
 
-def _check_settings(folder: Path, out: Path, kind: LabelKind, batch_size: int) -> None:
+def _check_settings(root: Path, out: Path, kind: LabelKind, batch_size: int, workers: int) -> None:
+    check_options(None, 3, kind.interpolation)
     if batch_size < 1:
         raise ConfigError(f"batch size: expected at least 1 image, got {batch_size}")
+    if workers < 1:
+        raise ConfigError(f"workers: expected at least 1, got {workers}")
+    if kind.tta not in TTA:
+        raise ConfigError(f"test-time augmentation: expected {' or '.join(TTA)}, got {kind.tta!r}")
     if kind.top_k is not None and not 1 <= kind.top_k <= len(kind.classes):
         raise ConfigError(f"top k: expected 1 to {len(kind.classes)}, the number of classes, got {kind.top_k}")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out} lies inside the folder of images, {folder}, which is only read; choose another place")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"{out} lies inside the folder of images, {root}, which is only read; choose another place")
 
 
-class _Known:
-    """Which files have a label already. Raises ConfigError where those labels were made with other settings."""
-
-    def __init__(self, out: Path, kind: LabelKind) -> None:
-        self._row: dict[str, int] = {}
-        if not shard_paths(out):
-            return
-        table = LabelTable(out, columns=("path", "sha256", "bytes", "modified_ns"))
-        difference = table.kind.difference(kind)
-        if difference:
-            raise ConfigError(f"{out} holds labels with {difference}; choose another folder, or repeat those settings")
-        self._row = {path: row for row, path in enumerate(table.paths)}
-        self._sha256 = table.rows["sha256"]
-        self._bytes = table.rows["bytes"].to_numpy()
-        self._modified_ns = table.rows["modified_ns"].to_numpy()
-
-    def holds(self, file: ImageFile, folder: Path) -> bool:
-        row = self._row.get(file.path)
-        if row is None or self._bytes[row] != file.bytes:
-            return False
-        # A copied or restored file has a new time; only then is its content read to compare.
-        unchanged = self._modified_ns[row] == file.modified_ns
-        return bool(unchanged) or self._sha256[row].as_py() == file.hashed(folder).sha256
-
-
-def _to_do(folder: Path, paths: Iterable[Path], known: _Known) -> tuple[list[ImageFile], dict[str, str]]:
-    """The files that have no label of their present content, and those that cannot have one, with reasons."""
-    to_do, skipped = [], {}
-    for path in paths:
-        relative = path.relative_to(folder).as_posix()
-        try:
-            relative.encode()
-            file = ImageFile.at(folder, relative)
-            if not known.holds(file, folder):
-                to_do.append(file)
-        except UnicodeEncodeError:
-            skipped[ascii(relative)] = "its name is not valid Unicode"
-        except OSError as error:
-            skipped[relative] = f"cannot be read ({error.strerror})"
-    return to_do, skipped
+def _made(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.cannot_write(out, error) from None
+    return out
