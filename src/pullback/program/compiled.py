@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, overload
 
 from pullback.core import tree
 from pullback.core.context import context
 from pullback.core.tensor import Tensor
+from pullback.errors import ConfigError
+from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
+from pullback.program.lowering import lower
 from pullback.program.passes import frozen, optimise
 from pullback.program.recording import Recorded, record
 from pullback.program.replay import Replay
@@ -49,13 +53,14 @@ class _Entry(NamedTuple):
 class Compiled:
     """A function that runs as a recorded program. Made by `pb.compile`."""
 
-    def __init__(self, f: Callable[..., Any]) -> None:
+    def __init__(self, f: Callable[..., Any], donate: Collection[int] = ()) -> None:
         functools.update_wrapper(self, f, updated=())
         # A module, or a method of one, is compiled with its parameters as inputs.
         owner = getattr(f, "__self__", f)
         bound = tree.flatten(owner)[1].kind is not None
         self._owner = (owner,) if bound else ()
         self._f = getattr(f, "__func__", type(f).__call__) if bound else f
+        self._donate = frozenset(donate)
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -63,7 +68,7 @@ class Compiled:
         leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
         if context.state is not None or any(isinstance(leaf, Tensor) for leaf in leaves):
             return self._f(*self._owner, *args, **kwargs)  # inside another trace, which sees the function itself
-        entry = self._entry(leaves, structure)
+        entry = self._entry(leaves, structure, args)
         state = [holder.value for holder in entry.recorded.read]
         outputs = entry.replay([*(leaf for leaf in leaves if is_array(leaf)), *state])
         results = len(outputs) - len(entry.recorded.written)
@@ -82,7 +87,7 @@ class Compiled:
         asked for it. With `profile`, the program is run, and each step is shown with its time. Nothing is changed.
         """
         leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
-        entry = self._entry(leaves, structure)
+        entry = self._entry(leaves, structure, args)
         replay = entry.replay
         times = {}
         if profile:
@@ -90,21 +95,35 @@ class Compiled:
             times = replay.times([*(leaf for leaf in leaves if is_array(leaf)), *state])
         return Explanation(entry.recorded.program, replay.program, replay.plan.peak, times)
 
-    def _entry(self, leaves: Sequence[Any], structure: tree.Structure) -> _Entry:
+    def _entry(self, leaves: Sequence[Any], structure: tree.Structure, args: Sequence[Any]) -> _Entry:
         key = tuple([_kind(leaf) for leaf in leaves]), _form(structure)
         with self._lock:
             entry = self._programs.get(key)
             if entry is None or not _state_fits(entry):
                 recorded = record(self._f, leaves, structure)
                 kept = structure, [leaf for leaf in leaves if not is_array(leaf)]
-                entry = self._programs[key] = _Entry(recorded, Replay(optimise(recorded.program)), kept)
+                program = fuse(lower(optimise(recorded.program)))
+                entry = self._programs[key] = _Entry(recorded, Replay(program, self._donated(program, args)), kept)
             self._programs.move_to_end(key)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
             return entry
 
+    def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:
+        """The inputs of the program that are arrays of arguments in `donate`."""
+        if unknown := [k for k in self._donate if not 0 <= k < len(args)]:
+            raise ConfigError(f"pb.compile: donate names argument {unknown[0]}, and {len(args)} were given by position")
+        counts = [sum(map(is_array, tree.leaves(arg))) for arg in (*self._owner, *args)]
+        starts = list(itertools.accumulate(counts, initial=0))
+        own = len(self._owner)
+        return [program.inputs[i] for k in self._donate for i in range(starts[own + k], starts[own + k + 1])]
 
-def compile(f: Callable[..., Any]) -> Compiled:
+
+@overload
+def compile(f: Callable[..., Any], *, donate: Collection[int] = ()) -> Compiled: ...
+@overload
+def compile(*, donate: Collection[int] = ()) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(f: Callable[..., Any] | None = None, *, donate: Collection[int] = ()) -> Any:
     """f as a program: recorded at the first call, and replayed without Python in between at those that follow.
 
         step = pb.compile(lambda w, x, y: pb.value_and_grad(loss)(w, x, y))
@@ -116,11 +135,18 @@ def compile(f: Callable[..., Any]) -> Compiled:
     read and changed by each run. Arrays that f finds elsewhere are constants, read when f is recorded. Inside a
     transform, as in `pb.grad(pb.compile(f))`, and inside another compiled function, f runs as it is.
 
+    Args:
+        f: the function; without it a decorator is returned, as in `@pb.compile(donate=(0, 1))`.
+        donate: positions of arguments that are given away, such as `(0, 1)` in `model, state = step(model, state, x)`.
+            Where a result is computed from such an array element by element, it takes its memory: parameters and
+            moments are updated in place. An array that the function returned in this way is then overwritten when it
+            is passed in again. Arrays from elsewhere are copied at first and never overwritten.
+
     Raises:
         LeavesTapeError: f asks for the value of an array: in `if` or `while`, by float(), `.item()` or `.value`.
         MutationError: f writes into one of its arguments.
     """
-    return Compiled(f)
+    return functools.partial(compile, donate=donate) if f is None else Compiled(f, donate)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

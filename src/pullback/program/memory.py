@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pullback.core.primitive import Elementwise, Params
+from pullback.core.primitive import Elementwise
 from pullback.program.ir import Program, Step
+from pullback.program.operations import Operation, Write
 
 ALIGNMENT = 64
 _SMALL = 1 << 12  # bytes; below, NumPy's own allocator costs nothing noticeable
@@ -20,14 +21,17 @@ class Plan(NamedTuple):
     offsets: dict[int, int]
     size: int
     dying: list[tuple[int, ...]]
+    homes: dict[int, int]
+    """Outputs of the program that take the memory of an input that is given away: the input of each."""
     peak: int
     """Bytes that are alive at once at most, of everything that the steps make, in the arena or not."""
 
 
-def plan(program: Program, elsewhere: Collection[int] = ()) -> Plan:
+def plan(program: Program, elsewhere: Collection[int] = (), donated: Collection[int] = ()) -> Plan:
     """Liveness of every value, and an arena for the large ones that are made by functions that take `out=`.
 
-    The values in `elsewhere` are made otherwise, and not in the arena.
+    The values in `elsewhere` are made otherwise, and not in the arena. The memory of the inputs in `donated` may be
+    written over.
     """
     owners = _owners(program)
     last = {place: len(program.steps) for output in program.outputs for place in owners[output]}
@@ -40,10 +44,11 @@ def plan(program: Program, elsewhere: Collection[int] = ()) -> Plan:
         place
         for place, number in born.items()
         if writer(program.steps[number]) is not None
-        and program.types[place].nbytes >= _SMALL
+        and (program.types[place].nbytes >= _SMALL or isinstance(program.steps[number].primitive, Operation))
         and last[place] < len(program.steps)
         and place not in elsewhere
     ]
+    homes = _homes(program, {k: v for k, v in born.items() if k not in elsewhere}, last, donated)
     spans = []
     for place in planned:
         step = program.steps[born[place]]
@@ -57,11 +62,11 @@ def plan(program: Program, elsewhere: Collection[int] = ()) -> Plan:
             dying[number].append(place)
     alive = [0] * (len(program.steps) + 1)
     for place, number in born.items():
-        if not program.steps[number].primitive.view:
+        if not program.steps[number].primitive.view and place not in homes:
             alive[number] += program.types[place].nbytes
             alive[min(last[place] + 1, len(program.steps))] -= program.types[place].nbytes
     peak = max(np.cumsum(alive).tolist(), default=0)
-    return Plan(dict(zip(planned, offsets, strict=True)), size, [tuple(places) for places in dying], peak)
+    return Plan(dict(zip(planned, offsets, strict=True)), size, [tuple(places) for places in dying], homes, peak)
 
 
 class Span(NamedTuple):
@@ -120,29 +125,49 @@ def _merged(gaps: list[tuple[int, int]], start: int, size: int) -> list[tuple[in
 
 
 # -- what functions do with memory -----------------------------------------------------------------------------------
-Writer = Callable[[list[Any], Params, Any], Any]
-"""(the values of the inputs, parameters, where to write)."""
-
-_WRITERS: dict[str, Writer] = {
-    "matmul": lambda values, params, out: np.matmul(values[0], values[1], out=out),
-    "sum": lambda values, params, out: np.sum(values[0], out=out, **params),
-    "mean": lambda values, params, out: np.mean(values[0], out=out, **params),
-    "concatenate": lambda values, params, out: np.concatenate(values, params["axis"], out=out),
+_WRITERS: dict[str, Write] = {
+    "matmul": lambda values, params, outs: np.matmul(values[0], values[1], out=outs[0]),
+    "sum": lambda values, params, outs: np.sum(values[0], out=outs[0], **params),
+    "mean": lambda values, params, outs: np.mean(values[0], out=outs[0], **params),
+    "concatenate": lambda values, params, outs: np.concatenate(values, params["axis"], out=outs[0]),
+    "relu": lambda values, params, outs: np.maximum(values[0], 0.0, out=outs[0]),
 }
 _FRESH = {"where", "astype", "astype_integer", "copy", "cumsum", "index_update", "index_add", "max", "min", "einsum"}
 
 
-def writer(step: Step) -> Writer | None:
-    """How a step writes its result into memory that it is given; None where its function cannot."""
+def writer(step: Step) -> Write | None:
+    """How a step writes its results into memory that it is given; None where its function cannot."""
+    if isinstance(step.primitive, Operation):
+        return step.primitive.write
     if isinstance(step.primitive.fn, np.ufunc):
         ufunc = step.primitive.fn
-        return lambda values, params, out: ufunc(*values, out=out)
+        return lambda values, params, outs: ufunc(*values, out=outs[0])
     return _WRITERS.get(step.primitive.name)
 
 
 def in_place(step: Step) -> bool:
-    """Whether the result may take the memory of an input."""
+    """Whether the result may take the memory of an input, or a part of it: NumPy sees to arrays that overlap."""
     return isinstance(step.primitive.fn, np.ufunc)
+
+
+def _homes(program: Program, born: dict[int, int], last: dict[int, int], donated: Collection[int]) -> dict[int, int]:
+    """For outputs of the program, the donated inputs whose memory they take: read last by the step that writes them."""
+    found: dict[int, int] = {}
+    for output in program.outputs:
+        step = program.steps[born[output]] if output in born else None
+        if step is None or output in found:
+            continue
+        if isinstance(step.primitive, Operation):
+            home = step.primitive.homes.get(step.outputs.index(output))
+            candidates = step.inputs[home : home + 1] if home is not None else ()
+        else:
+            candidates = step.inputs if in_place(step) else ()
+        for place in candidates:
+            free = place in donated and place not in found.values() and place not in program.outputs
+            if free and last[place] == born[output] and program.types[place] == program.types[output]:
+                found[output] = place
+                break
+    return found
 
 
 def _owners(program: Program) -> dict[int, set[int]]:
@@ -159,3 +184,11 @@ def _owners(program: Program) -> dict[int, set[int]]:
         for place in step.outputs:
             owners[place] = {place} | shared
     return owners
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An uninitialised array that starts on a cache line."""
+    count = int(np.prod(shape, dtype=int)) * dtype.itemsize
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % ALIGNMENT
+    return raw[first : first + count].view(dtype).reshape(shape)

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pullback.errors import PullbackError, ShapeError
 from pullback.program.ir import Program, Step, Type
-from pullback.program.memory import ALIGNMENT, plan, writer
+from pullback.program.memory import aligned, plan, writer
 from pullback.program.native import Native, Segment, segments
+from pullback.program.operations import Operation
 
-Action = Callable[[list[Any], Any], None]
-"""Computes some places from others, in a list by place; the second argument is the arena."""
+Action = Callable[[list[Any], list[Any]], None]
+"""Computes some places from others, in a list by place; the second argument is the memory for results, by place."""
 
 
 class Replay:
-    """A program ready to run. It may run in several threads at once: each run takes an arena of its own."""
+    """A program ready to run. It may run in several threads at once: each run takes an arena of its own.
 
-    def __init__(self, program: Program) -> None:
+    The inputs in `donated` are given away: results take their memory. Only arrays that an earlier run returned in that
+    memory are written over; any other is copied first, so what a caller made stays as it is.
+    """
+
+    def __init__(self, program: Program, donated: Collection[int] = ()) -> None:
         self.program = program
         found = segments(program)
         self.plan = plan(
-            program, {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs}
+            program,
+            {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs},
+            donated,
         )
         self._places: list[Any] = [None] * (max(program.types, default=-1) + 1)
         for place, value in program.constants.items():
@@ -35,31 +42,57 @@ class Replay:
             native = next((each for each in found if each.first == steps.start), None)
             self._actions.append(self._step(steps.start) if native is None else self._native(native))
             self._steps.append(steps)
-        self._arenas: list[Any] = []
+        self._memories: list[list[Any]] = []
+        self._held: dict[int, _Held] = {}  # by donated input
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        """The outputs for these inputs, of the types that were recorded. No output shares memory with anything."""
-        places = self._places.copy()
-        for place, value in zip(self.program.inputs, inputs, strict=True):
-            places[place] = value
-        arena = self._arenas.pop() if self._arenas else _arena(self.plan.size)
+        """The outputs for these inputs, of the types that were recorded. No output shares memory with anything, but for
+        those that take the place of donated inputs."""
+        places = self._filled(inputs)
+        memory = self._memories.pop() if self._memories else self._memory()
+        for output, home in self.plan.homes.items():
+            held = self._held.get(home)
+            if held is None or places[home] is not held.shown:
+                held = self._held[home] = _Held.copy(places[home])
+            places[home] = memory[output] = held.memory
         for action in self._actions:
-            action(places, arena)
+            action(places, memory)
         outputs = self._own(places)
-        self._arenas.append(arena)
+        self._memories.append(memory)
         return outputs
 
-    def times(self, inputs: Sequence[Any]) -> dict[int, str]:
-        """How long each step takes, as text by the number of the step; a native call of several at its first."""
+    def _filled(self, inputs: Sequence[Any]) -> list[Any]:
         places = self._places.copy()
         for place, value in zip(self.program.inputs, inputs, strict=True):
             places[place] = value
-        arena, taken = _arena(self.plan.size), {}
-        for action, steps in zip(self._actions, self._steps, strict=True):
-            start = time.perf_counter()
-            action(places, arena)
-            text = f"{(time.perf_counter() - start) * 1e6:.1f} us"
-            taken[steps.start] = text if len(steps) == 1 else f"{text} for {len(steps)} steps as one native call"
+        return places
+
+    def _memory(self) -> list[Any]:
+        """The arena, as the arrays that the plan has placed in it."""
+        memory = [None] * len(self._places)
+        arena = aligned((self.plan.size,), np.dtype(np.uint8))
+        for place, start in self.plan.offsets.items():
+            kind = self.program.types[place]
+            memory[place] = arena[start : start + kind.nbytes].view(kind.dtype).reshape(kind.shape)
+        return memory
+
+    def times(self, inputs: Sequence[Any]) -> dict[int, str]:
+        """How long each step takes, as text by the number of the step; a native call of several at its first.
+
+        It is run twice, on copies of what it would write over, and the second run is timed, with its memory in place.
+        """
+        memory, taken = self._memory(), {}
+        for _ in range(2):
+            places = self._filled(inputs)
+            for output, home in self.plan.homes.items():
+                if memory[output] is None:
+                    memory[output] = _Held.copy(places[home]).memory
+                places[home] = memory[output]
+            for action, steps in zip(self._actions, self._steps, strict=True):
+                start = time.perf_counter()
+                action(places, memory)
+                text = f"{(time.perf_counter() - start) * 1e6:.1f} us"
+                taken[steps.start] = text if len(steps) == 1 else f"{text} for {len(steps)} steps as one native call"
         return taken
 
     def _own(self, places: list[Any]) -> list[Any]:
@@ -68,7 +101,9 @@ class Replay:
         outputs = []
         for place in self.program.outputs:
             value = places[place]
-            if isinstance(value, np.ndarray) and (not value.flags.owndata or id(value) in seen):
+            if place in self.plan.homes:
+                value = self._held[self.plan.homes[place]].shown
+            elif isinstance(value, np.ndarray) and (not value.flags.owndata or id(value) in seen):
                 value = value.copy()
             seen.add(id(value))
             outputs.append(value)
@@ -81,7 +116,7 @@ class Replay:
         native = Native(self.program, segment, needed)
         dying = [k for places in self.plan.dying[segment.first : segment.last] for k in places]
 
-        def as_one_call(places: list[Any], arena: Any) -> None:
+        def as_one_call(places: list[Any], memory: list[Any]) -> None:
             native(places)
             for k in dying:
                 places[k] = None
@@ -92,23 +127,28 @@ class Replay:
         step, dying = self.program.steps[number], self.plan.dying[number]
         types = self.program.types
         inputs = step.inputs
-        if len(step.outputs) == 1 and (out := step.outputs[0]) in self.plan.offsets:
-            write, start, kind = writer(step), self.plan.offsets[out], types[out]
+        given = {*self.plan.offsets, *self.plan.homes}
+        if isinstance(step.primitive, Operation) or (len(step.outputs) == 1 and step.outputs[0] in given):
+            write, outputs, params = writer(step), step.outputs, step.params
             assert write is not None
-            end = start + kind.nbytes
+            fresh = [(k, types[k].shape, types[k].dtype) for k in outputs if k not in given]
 
-            def into_arena(places: list[Any], arena: Any) -> None:
-                memory = arena[start:end].view(kind.dtype).reshape(kind.shape)
-                places[out] = write([places[k] for k in inputs], step.params, memory)
+            def into_memory(places: list[Any], memory: list[Any]) -> None:
+                for k, shape, dtype in fresh:
+                    memory[k] = np.empty(shape, dtype)
+                outs = [memory[k] for k in outputs]
+                write([places[k] for k in inputs], params, outs)
+                for k, out in zip(outputs, outs, strict=True):
+                    places[k] = out
                 for k in dying:
                     places[k] = None
 
-            return into_arena
+            return into_memory
         expected = [types[place] for place in step.outputs]
         if step.parts is None:
             fn, params, out, kind = step.primitive.fn, step.params, step.outputs[0], expected[0]
 
-            def one_result(places: list[Any], arena: Any) -> None:
+            def one_result(places: list[Any], memory: list[Any]) -> None:
                 y = places[out] = fn(*[places[k] for k in inputs], **params)
                 if y.shape != kind.shape or y.dtype != kind.dtype:
                     _refuse(step, kind, y)
@@ -117,7 +157,7 @@ class Replay:
 
             return one_result
 
-        def several_results(places: list[Any], arena: Any) -> None:
+        def several_results(places: list[Any], memory: list[Any]) -> None:
             parts = step.primitive.fn(*[places[k] for k in inputs], **step.params)
             for kind, place, position in zip(expected, step.outputs, step.parts or (), strict=True):
                 part = places[place] = parts[position]
@@ -145,11 +185,19 @@ def _divided(count: int, found: Sequence[Segment]) -> list[range]:
     ]
 
 
-def _arena(size: int) -> Any:
-    """Bytes that start on a cache line."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    first = -raw.ctypes.data % ALIGNMENT
-    return raw[first : first + size]
+class _Held(NamedTuple):
+    """Memory that a program updates from run to run, and the read-only array by which callers know it."""
+
+    memory: Any
+    shown: Any
+
+    @classmethod
+    def copy(cls, value: Any) -> _Held:
+        memory = aligned(value.shape, value.dtype)
+        np.copyto(memory, value)
+        shown = memory.view()
+        shown.flags.writeable = False
+        return cls(memory, shown)
 
 
 def _same(new: Any, old: Any) -> bool:

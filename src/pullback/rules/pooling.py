@@ -38,7 +38,7 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
 
 
 def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padding) -> Array:
-    return _choices(x, y, window=window, stride=stride, padding=padding)
+    return choices(x, y, window=window, stride=stride, padding=padding)
 
 
 def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Padding) -> Array:
@@ -57,7 +57,7 @@ def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Pa
     return choice
 
 
-_choices = Untracked(_find_choices, name="max_pool2d_choices", register=False)
+choices = Untracked(_find_choices, name="max_pool2d_choices", register=False)
 
 
 def _max_pool2d_route(x: Array, choice: Array, *, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:

@@ -1,0 +1,173 @@
+"""Kernels as steps of a program. An operation writes its results into memory that it is given and makes none itself.
+
+They are what lowering (`lowering.py`) puts in the place of primitives. Their names say which algorithm was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pullback.core.primitive import Params, Primitive
+
+Write = Callable[[Sequence[Any], Params, Sequence[Any]], object]
+"""(the values of the inputs, parameters, where each result goes)."""
+
+
+class Operation(Primitive):
+    """A kernel. `homes` says which result may take the memory of which input: element for element at the same place."""
+
+    kind = "operation"
+    differentiable = False
+
+    def __init__(self, name: str, write: Write, homes: dict[int, int] | None = None) -> None:
+        super().__init__(write, name=name, register=False)
+        self.write = write
+        self.homes = homes or {}
+
+
+# -- convolution -----------------------------------------------------------------------------------------------------
+@cache
+def convolution(direction: str, algorithm: str) -> Operation:
+    """One of the three maps of a convolution, "forward", "input_adjoint" or "weight_adjoint", by one algorithm."""
+
+    def forward(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        from pullback.kernels import convolution as kernels
+
+        x, w = values
+        kernels.forward(x, w, *_geometry(params), outs[0], algorithm)
+
+    def input_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        from pullback.kernels import convolution as kernels
+
+        g, w = values
+        kernels.input_adjoint(g, w, outs[0].shape, *_geometry(params), outs[0], algorithm)
+
+    def weight_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        from pullback.kernels import convolution as kernels
+
+        x, g = values
+        kernels.weight_adjoint(x, g, outs[0].shape, *_geometry(params), outs[0], algorithm)
+
+    names = {"forward": "conv2d", "input_adjoint": "conv2d_input_adjoint", "weight_adjoint": "conv2d_weight_adjoint"}
+    write = {"forward": forward, "input_adjoint": input_adjoint, "weight_adjoint": weight_adjoint}[direction]
+    return Operation(f"{names[direction]}[{algorithm}]", write)
+
+
+def _geometry(params: Params) -> tuple[Any, Any, Any]:
+    """Stride, padding and groups, as the kernels take them."""
+    (top, _), (left, _) = params["padding"]
+    return params["stride"], (top, left), params["groups"]
+
+
+# -- pooling ---------------------------------------------------------------------------------------------------------
+def _max_pool(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import pooling
+
+    (top, _), (left, _) = params["padding"]
+    pooling.max_pool(values[0], params["window"], params["stride"], (top, left), out=outs[0], places=outs[1])
+
+
+def _max_pool_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import pooling
+
+    (top, _), (left, _) = params["padding"]
+    g, places = values
+    pooling.max_pool_adjoint(g, places, outs[0].shape, params["window"], params["stride"], (top, left), out=outs[0])
+
+
+max_pool = Operation("max_pool2d", _max_pool)
+"""x -> the largest pixel of each window, and its place there, one byte each."""
+max_pool_adjoint = Operation("max_pool2d_scatter", _max_pool_adjoint)
+"""g, places -> what flows back to the image."""
+
+
+# -- batch normalisation ---------------------------------------------------------------------------------------------
+def _moments(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    outs[0][...], outs[1][...] = normalisation.moments(values[0])
+
+
+def _norm_affine(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    mean, variance, gamma, beta = values
+    outs[0][...], outs[1][...] = normalisation.affine(gamma, beta, mean, variance, params["eps"])
+
+
+def _affine(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    x, scale, shift = values
+    normalisation.normalise(x, scale, shift, params["relu"], outs[0])
+
+
+def _norm_sums(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    g, x, gamma, mean, variance, *through = values
+    for out, found in zip(
+        outs, normalisation.adjoint_coefficients(g, x, gamma, mean, variance, params["eps"], *through), strict=True
+    ):
+        out[...] = found
+
+
+def _norm_gradient(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    g, x, a, b, c, *through = values
+    scale, shift = through or (None, None)
+    normalisation.gradient(g, x, a, b, c, scale, shift, outs[0])
+
+
+def _through_relu(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    g, x, scale, shift = values
+    normalisation.through_relu(g, x, scale, shift, outs[0])
+
+
+moments = Operation("moments", _moments)
+"""x -> mean and variance of each channel."""
+norm_affine = Operation("norm_affine", _norm_affine)
+"""mean, variance, gamma, beta -> scale and shift, of which normalisation is x scale + shift."""
+affine = Operation("affine", _affine, {0: 0})
+"""x, scale, shift -> x scale + shift, or its positive part."""
+norm_sums = Operation("norm_sums", _norm_sums)
+"""g, x, gamma, mean, variance [, scale, shift] -> dgamma, dbeta, and a, b, c of the next. With scale and shift, g is
+taken where x scale + shift is positive."""
+norm_gradient = Operation("norm_gradient", _norm_gradient, {0: 0})
+"""g, x, a, b, c [, scale, shift] -> a g + b x + c."""
+through_relu = Operation("through_relu", _through_relu, {0: 0})
+"""g, x, scale, shift -> g where x scale + shift is positive, else 0."""
+
+
+# -- products of matrices, optimisers --------------------------------------------------------------------------------
+def _matmul(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import matmul as kernels
+
+    a, b = (np.ascontiguousarray(value) for value in values)
+    kernels.multiply(a, b, outs[0], transposed_left=params["left"], transposed_right=params["right"])
+
+
+def _adam(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import elementwise
+
+    p, g, m, v, scale, eps, rate = values
+    for out, old in zip(outs, (p, m, v), strict=True):
+        if out is not old:
+            np.copyto(out, old)
+    p, m, v = outs
+    elementwise.adam_update(
+        p, g, m, v, float(scale), float(eps), float(rate), params["b1"], params["b2"], params["decay"]
+    )
+
+
+matmul = Operation("matmul[panels]", _matmul)
+"""a, b -> their product, a factor transposed by the parameters `left` and `right`."""
+adam = Operation("adam", _adam, {0: 0, 1: 2, 2: 3})
+"""p, g, m, v, scale, eps, rate -> p + rate (m' / (scale sqrt(v') + eps) + decay p), m' and v'."""

@@ -1,0 +1,198 @@
+"""Lowering to kernels and their fusion: the training steps as without, and in place where arguments are donated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pullback as pb
+from pullback import nn, optim
+from pullback.nn.models import cifar_cnn, levels_cnn, mlp
+from pullback.program import lowering
+from pullback.rules.convolution import conv2d
+from pullback.rules.nn import relu
+
+
+@pytest.fixture(autouse=True)
+def lower_everything(monkeypatch):
+    """Small networks are lowered as large ones are."""
+    monkeypatch.setattr(lowering, "worth_compiling", lambda operations, *arrays: True)
+
+
+class Residual(nn.Module):
+    """A block whose ReLU comes after a sum, and a second use of what a ReLU gave."""
+
+    def __init__(self) -> None:
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False, rng=0)
+        self.norm = nn.BatchNorm(8)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1, rng=1)
+        self.other = nn.BatchNorm(8)
+        self.side = nn.Conv2d(8, 8, 1, stride=2, rng=2)
+        self.output = nn.Linear(8, 5, rng=3)
+
+    def forward(self, x):
+        y = relu(self.norm(self.first(x)))
+        z = relu(self.other(self.second(y)) + self.side(y))
+        return self.output(np.mean(relu(z) * 2.0, axis=(1, 2)))
+
+
+MODELS = {
+    "levels": lambda: levels_cnn((16, 16, 3), 5, (8, 16), 2),
+    "cifar": lambda: cifar_cnn((32, 32, 3), 5),
+    "mlp": lambda: mlp((16, 16, 3), 5, (20, 20)),
+    "residual": Residual,
+}
+OPTIMISERS = {
+    "adam": lambda: optim.adam(1e-3),
+    "adamw": lambda: optim.adamw(optim.warmup_cosine(1e-3, 2, 10), weight_decay=0.1),
+    "sgd": lambda: optim.sgd(1e-3, momentum=0.9),
+}
+
+
+def training_step(optimiser):
+    def loss(model, x, y):
+        logits = model(x)
+        return nn.softmax_cross_entropy(logits, y), logits
+
+    def step(model, state, x, y):
+        (value, logits), gradient = pb.value_and_grad(loss, has_aux=True)(model, x, y)
+        updates, state = optimiser.update(gradient, state, model)
+        return optim.apply_updates(model, updates), state, value, logits
+
+    return step
+
+
+def batch(size=16, images=6, classes=5):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((images, size, size, 3)).astype(np.float32)
+    return x, np.eye(classes, dtype=np.float32)[rng.integers(classes, size=images)]
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_lowered_training_step_is_the_eager_one(name, optimiser):
+    x, y = batch(32, 24) if name == "cifar" else batch()
+    rule = OPTIMISERS[optimiser]()
+    step = training_step(rule)
+    compiled = pb.compile(step, donate=(0, 1))
+    ours, theirs = MODELS[name](), MODELS[name]()
+    our_state, their_state = rule.init(ours), rule.init(theirs)
+    for _ in range(2):
+        ours, our_state, our_loss, our_logits = compiled(ours, our_state, x, y)
+        theirs, their_state, their_loss, their_logits = step(theirs, their_state, x, y)
+        np.testing.assert_allclose(our_loss, their_loss, rtol=2e-3)
+        np.testing.assert_allclose(our_logits, their_logits, rtol=0.02, atol=0.02)
+    # Adam's first steps have the size of the learning rate wherever a gradient is rounded to another sign.
+    limit = 1e-4 if optimiser == "sgd" else 4.1e-3
+    for path, a, b in zip(pb.tree.paths(theirs), pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=limit * max(1.0, float(np.abs(b).max())), err_msg=path)
+    for a, b in zip(ours.state().values(), theirs.state().values(), strict=True):
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+
+
+def steps_of(f, *args):
+    return [step.primitive.name for step in pb.compile(f).explain(*args).after.steps]
+
+
+def test_batch_norms_and_their_relus_become_affine_maps():
+    x, y = batch()
+    rule = optim.adam(1e-3)
+    model = MODELS["levels"]()
+    names = steps_of(training_step(rule), model, rule.init(model), x, y)
+    assert not {"relu", "greater", "batch_norm.forward", "batch_norm.backward", "max_pool2d_choices", "adam_step"} & {
+        *names
+    }
+    assert names.count("affine") == names.count("moments") == names.count("norm_gradient") == 4
+    assert names.count("adam") == len(pb.tree.leaves(model))
+    assert sum(name.startswith("conv2d[") for name in names) == 4
+
+
+def test_a_relu_whose_input_is_used_again_stays_beside_it():
+    norm = nn.BatchNorm(8)
+
+    def f(norm, x):
+        z = norm(x)
+        return np.sum(relu(z) * z)
+
+    x = np.random.default_rng(0).standard_normal((4, 6, 6, 8)).astype(np.float32)
+    names = steps_of(pb.value_and_grad(f), norm, x)
+    assert "relu" in names
+    assert "affine" in names
+    value, gradient = pb.compile(pb.value_and_grad(f))(norm, x)
+    expected, other = pb.value_and_grad(f)(norm, x)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for a, b in zip(pb.tree.leaves(gradient), pb.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_rule_of_ones_own_is_not_taken_for_the_batch_norm():
+    mine = pb.custom(lambda x, gamma, beta: (x * gamma + beta, (x, gamma)), lambda saved, g: (g * saved[1], g, g))
+    mine.name = "batch_norm"
+    x = np.ones((3, 4, 4, 8), np.float32)
+    names = steps_of(lambda x, a, b: mine(x, a, b) @ np.ones((8, 8), np.float32), x, x[0, 0, 0], x[0, 0, 0])
+    assert "affine" not in names
+
+
+@pytest.mark.parametrize("transposed", ["none", "left", "right", "both"])
+def test_products_with_a_transposed_factor(transposed):
+    a, b = (np.random.default_rng(k).standard_normal((7, 7)).astype(np.float32) for k in range(2))
+
+    def f(a, b, w, x):
+        left = a.T if transposed in ("left", "both") else a
+        right = b.T if transposed in ("right", "both") else b
+        return left @ right + conv2d(x, w)[0, 0, 0, 0]
+
+    w, x = np.ones((1, 1, 2, 1), np.float32), np.ones((1, 3, 3, 2), np.float32)
+    names = steps_of(f, a, b, w, x)
+    assert ("matmul[panels]" in names) == (transposed != "both")
+    np.testing.assert_allclose(pb.compile(f)(a, b, w, x), f(a, b, w, x), rtol=1e-5, atol=1e-5)
+
+
+# -- donation --------------------------------------------------------------------------------------------------------
+def test_what_a_step_returned_is_updated_in_place_and_what_it_was_given_is_not():
+    rule = optim.adam(1e-2)
+    step = pb.compile(training_step(rule), donate=(0, 1))
+    x, y = batch()
+    model = MODELS["levels"]()
+    state = rule.init(model)
+    given = pb.tree.leaves((model, state))
+    copies = [np.array(leaf) for leaf in given]
+    one, moments, *_ = step(model, state, x, y)
+    for a, b in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(a, b)
+    two, more, *_ = step(one, moments, x, y)
+    assert all(a is b for a, b in zip(pb.tree.leaves(one), pb.tree.leaves(two), strict=True))
+    pairs = zip(pb.tree.leaves(moments), pb.tree.leaves(more), strict=True)
+    assert all(a is b for a, b in pairs if a.ndim)
+    assert not any(leaf.flags.writeable for leaf in pb.tree.leaves(two))
+
+
+def test_two_trainings_with_one_step_do_not_meet():
+    rule = optim.adam(1e-2)
+    plain, compiled = training_step(rule), pb.compile(training_step(rule), donate=(0, 1))
+    x, y = batch()
+    runs = [(MODELS["levels"](), levels_cnn((16, 16, 3), 5, (8, 16), 2, seed=7)) for _ in range(2)]
+    states = [[rule.init(model) for model in models] for models in runs]
+    (eager, ours) = ([*models] for models in runs)
+    for _ in range(2):
+        for k in range(2):
+            eager[k], states[0][k], *_ = plain(eager[k], states[0][k], x, y)
+            ours[k], states[1][k], *_ = compiled(ours[k], states[1][k], x, y)
+    for k in range(2):
+        for a, b in zip(pb.tree.leaves(ours[k]), pb.tree.leaves(eager[k]), strict=True):
+            np.testing.assert_allclose(a, b, atol=0.041)
+    assert not np.array_equal(pb.tree.leaves(ours[0])[0], pb.tree.leaves(ours[1])[0])
+
+
+def test_donating_an_argument_that_is_not_there_is_an_error():
+    with pytest.raises(pb.ConfigError, match="donate names argument 3, and 1 were given"):
+        pb.compile(lambda x: x + 1, donate=(3,))(np.ones(3))
+
+
+def test_a_profile_changes_nothing_of_what_is_donated():
+    step = pb.compile(lambda w, g: w - 0.1 * g, donate=(0,))
+    w = step(np.ones(3000), np.ones(3000))
+    before = w.copy()
+    step.explain(w, np.ones(3000), profile=True)
+    np.testing.assert_array_equal(w, before)
+    assert step(w, np.ones(3000)) is w
