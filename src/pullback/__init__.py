@@ -11,6 +11,7 @@ from pullback.core.tensor import Tensor
 from pullback.core.trace import stop_gradient
 from pullback.errors import (
     AliasError,
+    CheckError,
     ConfigError,
     DataError,
     DtypeError,
@@ -35,15 +36,17 @@ from pullback.transforms import checkpoint, custom, grad, hessian, hvp, jacobian
 __version__ = "0.1.0"
 
 __all__ = [
-    "AliasError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
+    "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
-    "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad", "optim",
-    "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+    "check", "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad",
+    "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "show", "teach", "train")
-_ELSEWHERE: dict[str, str] = {}
+_ELSEWHERE: dict[str, str] = {
+    "check": "pullback.show.check",
+}
 """Public names whose module is imported when they are first used, such as `"derive": "pullback.show.derivation"`."""
 
 

@@ -61,6 +61,11 @@ class TreeError(PullbackError, ValueError):
     """Two nested structures do not match, or a leaf is of an unsuitable kind."""
 
 
+class CheckError(PullbackError, ValueError):
+    """What was given to a check cannot be checked: a function that gives other values each time, a claim in no known
+    form, a file without anything to check."""
+
+
 class ConfigError(PullbackError, ValueError):
     """A setting, an option or a configuration file is wrong."""
 

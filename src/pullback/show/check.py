@@ -1,0 +1,133 @@
+"""`pb.check`: whether derivatives are right, and, of a backward written by hand, what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pullback.core import tree
+from pullback.core.tape import not_differentiable
+from pullback.core.tensor import plain_value
+from pullback.errors import CheckError, DtypeError, PullbackError
+from pullback.show.claimed import Claimed, Failure, claimed
+from pullback.show.diagnosis import judge
+from pullback.show.evidence import Case, Point, Sample, samples_at
+from pullback.show.observed import Observed, is_float, leaves_by_name, observe, restored_state
+from pullback.show.verdicts import CheckReport, Verdict
+
+COTANGENTS = 3  # random ones at the given point
+
+
+def check(f: Any, *args: Any, backward: Any = None, seed: int = 0) -> CheckReport:
+    """Checks the derivatives of f at these arguments.
+
+    Without `backward`: every rule that f uses, one by one, at the values that occur; forward against reverse mode;
+    first and second order against differences. With one: a verdict on each gradient it returns, with a diagnosis.
+
+    Args:
+        f: a function of any pytrees; or a `pb.custom` function, or a class with `forward(ctx, ...)` and
+            `backward(ctx, ...)`, which bring their backward with them.
+        args: its arguments. Floating-point leaves are differentiated, in float64; others are held.
+        backward: `backward(cotangent, *inputs)`, one gradient per input; or a dict of such functions by input, each
+            returning one gradient; or a `pb.custom` function or a class as above.
+        seed: of the random directions and cotangents.
+
+    Raises:
+        CheckError: f is not a function of its arguments alone.
+        DtypeError: no argument is of a floating-point type.
+    """
+    claims = claimed(f, backward)
+    function = f if claims is None else claims.forward
+    name = getattr(f, "__name__", type(f).__name__)
+    args, notes = prepared(function, args)
+    outputs = repeatable(function, args)
+    rng = np.random.default_rng(seed)
+    if claims is None:
+        return CheckReport(name, notes=notes)
+    return CheckReport(name, _verdicts(claims, args, outputs, rng), notes=notes)
+
+
+def prepared(f: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
+    """The arguments with their floating-point leaves as float64 copies, and what there is to say about the rest."""
+    named, structure = leaves_by_name(f, args)
+    if not any(map(is_float, named.values())):
+        for name, leaf in named.items():
+            dtype = getattr(leaf, "dtype", None)
+            if dtype is not None or isinstance(leaf, int):
+                mend = "convert it, x.astype(float)" if dtype is not None else f"write {leaf}.0"
+                raise DtypeError(not_differentiable(f"check: argument {name}", np.dtype(dtype or int), mend))
+        raise DtypeError("check: expected at least one argument with floating-point numbers, got none")
+    notes, changed = [], []
+    for name, leaf in named.items():
+        if is_float(leaf):
+            if getattr(leaf, "dtype", None) not in (None, np.dtype(np.float64)):
+                notes.append(f"{name} is {leaf.dtype}: checked in float64")
+            leaf = np.array(plain_value(leaf), np.float64)[()]
+        elif np.size(leaf) and getattr(leaf, "dtype", np.dtype(object)).kind in "iub":
+            notes.append(f"{name} is {leaf.dtype}: held constant")
+        changed.append(leaf)
+    return tuple(structure.unflatten(changed)), notes
+
+
+def repeatable(f: Callable[..., Any], args: tuple[Any, ...]) -> list[np.ndarray[Any, Any]]:
+    """The outputs of f as plain arrays. Raises CheckError where a second run gives others, or changes the arguments."""
+    runs = []
+    for _ in range(2):
+        given = tuple(tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, arg) for arg in args)
+        with restored_state():
+            runs.append([np.asarray(plain_value(y)) for y in tree.leaves(f(*given))])
+        for name, before, after in _pairs(f, args, given):
+            if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=before.dtype.kind == "f"):
+                raise CheckError(
+                    f"check: f writes into its argument {name}; let it work on a copy, {name}.copy(), so that it is a "
+                    "function of its arguments"
+                )
+    first, second = runs
+    if [y.shape for y in first] != [y.shape for y in second]:
+        raise CheckError("check: f returned another shape the second time, at the same arguments; is it random?")
+    for k, (a, b) in enumerate(zip(first, second, strict=True)):
+        if a.dtype.kind != "f":
+            raise DtypeError(not_differentiable(f"check: output {k} of f", a.dtype))
+        if not np.array_equal(a, b, equal_nan=True):
+            gap = float(np.nanmax(np.abs(a - b)))
+            raise CheckError(
+                "check: f returned other values the second time, at the same arguments: they differ by up to "
+                f"{gap:.3g}. Its derivative is not defined. Draw random numbers outside of f and pass them as an argument, or make "
+                "the generator inside f from a fixed seed; keep no state from one call to the next"
+            )
+    if not first:
+        raise CheckError("check: f returned nothing; expected an array, or a pytree of arrays")
+    return first
+
+
+def _pairs(f: Any, args: tuple[Any, ...], given: tuple[Any, ...]) -> list[tuple[str, Any, Any]]:
+    named, other = leaves_by_name(f, args)[0], leaves_by_name(f, given)[0]
+    return [(name, named[name], other[name]) for name in named]
+
+
+def _verdicts(
+    claims: Claimed, args: tuple[Any, ...], outputs: list[np.ndarray[Any, Any]], rng: np.random.Generator
+) -> dict[str, Verdict]:
+    point = Point(claims.forward, args, _observed(claims, args), outputs)
+    samples = list(samples_at(point, claims, rng, COTANGENTS))
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    if failures:
+        return _failed(point, failures[0])
+    whole = [sample for sample in samples if isinstance(sample, Sample)]
+    return {name: judge(Case(name, whole, [])) for name in whole[0].claims}
+
+
+def _observed(claims: Claimed, args: tuple[Any, ...]) -> Observed | None:
+    """The run on a trace; None where f is not written in NumPy functions that work on tensors."""
+    try:
+        return observe(claims.forward, args)
+    except (PullbackError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _failed(point: Point, failure: Failure) -> dict[str, Verdict]:
+    cause = "wrong_shape" if failure.about_shapes else "unknown"
+    text = failure.text[0].upper() + failure.text[1:] + "."
+    return {name: Verdict(name, "wrong", cause, text, 1.0, np.inf) for name in point.leaves}  # type: ignore[arg-type]
