@@ -40,7 +40,8 @@ __all__ = [
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
     "check", "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad",
-    "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+    "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
+    "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "show", "teach", "train")

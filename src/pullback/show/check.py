@@ -94,8 +94,8 @@ def repeatable(f: Callable[..., Any], args: tuple[Any, ...]) -> list[np.ndarray[
             gap = float(np.nanmax(np.abs(a - b)))
             raise CheckError(
                 "check: f returned other values the second time, at the same arguments: they differ by up to "
-                f"{gap:.3g}. Its derivative is not defined. Draw random numbers outside of f and pass them as an argument, or make "
-                "the generator inside f from a fixed seed; keep no state from one call to the next"
+                f"{gap:.3g}. Its derivative is not defined. Draw random numbers outside of f and pass them as an "
+                "argument, or make the generator inside f from a fixed seed; keep no state from one call to the next"
             )
     if not first:
         raise CheckError("check: f returned nothing; expected an array, or a pytree of arrays")

@@ -83,7 +83,7 @@ def other_layout(case: Case) -> Iterator[Finding]:
     if error is not None:
         text = (
             "Right in row-vector (numerator) layout: the entries are those of the gradient, in the shape "
-            f"{claim.shape}. Transpose or reshape it to the shape {truth.shape} of {case.name} to compare and to use it."
+            f"{claim.shape}. Transpose or reshape it to the shape {truth.shape} of {case.name}."
         )
         yield Finding("transposed", text, error, 1.0, "right_other_layout")
 
