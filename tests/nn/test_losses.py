@@ -62,6 +62,13 @@ def test_labels_out_of_range_are_named(label: int, index: int) -> None:
         nn.softmax_cross_entropy(np.zeros((3, 4)), labels)
 
 
+def test_labels_out_of_range_make_the_loss_of_a_program_nan() -> None:
+    compiled = pb.compile(nn.softmax_cross_entropy)
+    logits = np.ones((3, 4))
+    np.testing.assert_allclose(compiled(logits, np.array([0, 1, 3])), np.log(4.0))
+    assert np.isnan(compiled(logits, np.array([0, 4, 3])))
+
+
 def test_shapes_that_do_not_fit() -> None:
     with pytest.raises(pb.ShapeError, match=r"integer targets \(3,\) or distributions \(3, 4\), got int64 \(2,\)"):
         nn.softmax_cross_entropy(np.zeros((3, 4)), np.zeros(2, int))

@@ -142,6 +142,16 @@ def test_soft_targets(tmp_path: Path) -> None:
     np.testing.assert_allclose([row["loss"] for row in a], [row["loss"] for row in b], rtol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["mlp", "levels-cnn"])
+def test_a_compiled_run_and_an_eager_one_agree(model: str, tmp_path: Path) -> None:
+    small = {"levels": (4, 8), "repeats": 1} if model == "levels-cnn" else {}
+    settings = Settings(model=model, steps=20, log_every=5, lr=1e-3, **small)
+    for eager in (False, True):
+        fit(replace(settings, eager=eager), tmp_path / str(eager), quiet=True)
+    a, b = (Run.open(tmp_path / name).metrics() for name in ("False", "True"))
+    np.testing.assert_allclose([row["loss"] for row in a], [row["loss"] for row in b], rtol=1e-3)
+
+
 # -- interruptions ----------------------------------------------------------------------------------------------------
 class Killed(BaseException):
     """Stands for SIGKILL inside a test: nothing in the code may catch it."""

@@ -22,7 +22,7 @@ def softmax_cross_entropy(logits: Array, targets: Array, label_smoothing: float 
         label_smoothing: how much of the uniform distribution to mix in (Szegedy et al., arXiv:1512.00567).
 
     Raises:
-        DataError: a label is not one of the classes.
+        DataError: a label is not one of the classes (in a compiled program, the loss is NaN instead).
         ShapeError: the targets fit the logits in neither way.
     """
     if not 0.0 <= label_smoothing <= 1.0:
@@ -54,15 +54,19 @@ def binary_cross_entropy_with_logits(logits: Array, targets: Array) -> Array:
     return np.mean(targets * rules.softplus(-logits) + (1.0 - targets) * rules.softplus(logits))
 
 
-def _one_hot(labels: np.ndarray[Any, Any], classes: int, dtype: Any) -> Array:
+def _one_hot(labels: Array, classes: int, dtype: Any) -> Array:
+    """Rows of zeros with a one. Of the labels of a compiled program, which nobody may look at, wrong ones give NaN."""
     wrong = (labels < 0) | (labels >= classes)
+    rows = (labels[..., None] == np.arange(classes)).astype(dtype)
+    if isinstance(labels, Tensor):
+        return np.where(wrong[..., None], np.asarray(np.nan, dtype), rows)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         index = place[0] if len(place) == 1 else place
         raise DataError(
             f"softmax_cross_entropy: expected labels from 0 to {classes - 1}, got {labels[place]} at index {index}"
         )
-    return (labels[..., None] == np.arange(classes)).astype(dtype)
+    return rows
 
 
 def _check_same(name: str, predictions: Array, targets: Array) -> None:

@@ -68,6 +68,8 @@ class Settings:
     """Longest time between two checkpoints, seconds; each evaluation makes one besides."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, augmentation and dropout."""
+    eager: bool = False
+    """Run every training step in Python, rather than as one compiled program: several times slower for small steps."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where a setting makes no sense whatever the data."""
@@ -81,7 +83,7 @@ class Settings:
         for field in fields(self):
             value = getattr(self, field.name)
             for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int | float):
+                if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_range(field.name, number)
             owner, owners = _BELONGS_TO.get(field.name, ("", ()))
             if owner and value != field.default and getattr(self, owner) not in owners:
@@ -188,7 +190,7 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, key: str, where: str) -> Any:
-    if isinstance(hint, type) and hint not in (str, int, float):
+    if isinstance(hint, type) and hint not in (str, int, float, bool):
         if isinstance(value, dict):
             return _build(hint, value, f"{where}[{key}] ")
     elif get_origin(hint) is tuple:

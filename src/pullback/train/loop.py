@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +126,9 @@ class _Trainer:
         self.steps = run_length(self.settings, len(self.batches))
         self.eval_every = self.settings.eval_every or len(self.batches)
         self.optimizer, self.schedule = build_optimizer(self.settings, self.steps)
-        self.value_and_grad = pb.value_and_grad(_loss, has_aux=True)
+        update = _update(self.optimizer)
+        # Parameters and the optimiser's state are updated in place.
+        self.update = update if self.settings.eager else pb.compile(update, donate=(0, 1))
         # The state: all that a step changes.
         self.model = build_model(self.settings, facts.image_shape, len(facts.classes))
         self.optimizer_state = self.optimizer.init(self.model)
@@ -146,14 +148,15 @@ class _Trainer:
         self.optimizer_state = structure.unflatten([optimizer[name] for name in expected])
 
     def step(self, batch: Batch) -> None:
-        """One step of gradient descent. Raises NonFiniteError, changing nothing, where the loss is not a number."""
+        """One step of gradient descent. Raises NonFiniteError where the loss is not a number, after which the state is
+        not to be used: the last checkpoint is."""
         began = time.perf_counter()
         position = self.position
-        (loss, logits), gradients = self.value_and_grad(self.model, batch.images, batch.targets)
+        self.model, self.optimizer_state, loss, logits = self.update(
+            self.model, self.optimizer_state, batch.images, batch.targets
+        )
         if not math.isfinite(loss):
             raise NonFiniteError(self._diverged("the training loss", loss))
-        updates, self.optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.model)
-        self.model = optim.apply_updates(self.model, updates)
         for array in tree.leaves(self.model):
             array.flags.writeable = False  # then nothing can change it behind the tape's back, and nothing has to watch
         position.step += 1
@@ -303,6 +306,16 @@ def _result(trainer: _Trainer, run: Run, stop: Stop) -> Result:
     )
 
 
-def _loss(model: Any, images: Any, targets: Any) -> tuple[Any, Any]:
-    logits = model(images)
-    return nn.softmax_cross_entropy(logits, targets), logits
+def _update(optimizer: optim.Transform) -> Callable[..., Any]:
+    """(network, the optimiser's state, images, targets) -> the new ones of both, the loss and the logits."""
+
+    def loss(model: Any, images: Any, targets: Any) -> tuple[Any, Any]:
+        logits = model(images)
+        return nn.softmax_cross_entropy(logits, targets), logits
+
+    def update(model: Any, state: Any, images: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+        (value, logits), gradients = pb.value_and_grad(loss, has_aux=True)(model, images, targets)
+        updates, state = optimizer.update(gradients, state, model)
+        return optim.apply_updates(model, updates), state, value, logits
+
+    return update
