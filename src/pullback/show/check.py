@@ -12,10 +12,12 @@ from pullback.core.tape import not_differentiable
 from pullback.core.tensor import plain_value
 from pullback.errors import CheckError, DtypeError, PullbackError
 from pullback.show.claimed import Claimed, Failure, claimed
+from pullback.show.comparisons import Whole, compare, sampling
 from pullback.show.diagnosis import judge
 from pullback.show.evidence import Case, Point, Sample, samples_at
 from pullback.show.observed import Observed, is_float, leaves_by_name, observe, restored_state
-from pullback.show.verdicts import CheckReport, Verdict
+from pullback.show.rules_check import check_rules
+from pullback.show.verdicts import CheckReport, RuleResult, Verdict
 
 COTANGENTS = 3  # random ones at the given point
 
@@ -45,8 +47,36 @@ def check(f: Any, *args: Any, backward: Any = None, seed: int = 0) -> CheckRepor
     outputs = repeatable(function, args)
     rng = np.random.default_rng(seed)
     if claims is None:
-        return CheckReport(name, notes=notes)
+        return _derivatives(name, function, args, rng, notes)
     return CheckReport(name, _verdicts(claims, args, outputs, rng), notes=notes)
+
+
+def _derivatives(
+    name: str, f: Callable[..., Any], args: tuple[Any, ...], rng: np.random.Generator, notes: list[str]
+) -> CheckReport:
+    """The report on f's own derivatives."""
+    rules = check_rules(observe(f, args), rng)
+    whole = Whole(f, args, rng)
+    notes += [note for note in (sampling(whole), _kinks(rules)) if note is not None]
+    try:
+        comparisons = compare(whole)
+    except PullbackError:
+        if all(rule.ok for rule in rules):
+            raise
+        comparisons = []  # a rule that is wrong may well raise an error; it has been found already
+    return CheckReport(name, {}, rules, comparisons, notes)
+
+
+def _kinks(rules: Sequence[RuleResult]) -> str | None:
+    """Where the function is not differentiable, which is no error."""
+    found = {
+        f"{rule.primitive} at {rule.source}": rule.kinks for rule in rules if rule.kinks and rule.mode == "reverse"
+    }
+    if not found:
+        return None
+    places = "; ".join(f"{count} of {place}" for place, count in list(found.items())[:3])
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"not differentiable at these values, and left out: {places}{more}"
 
 
 def prepared(f: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:

@@ -30,11 +30,12 @@ class Estimate(NamedTuple):
     right: Plain
     truncation: Plain  # at the chosen step
     rounding: Plain
+    size: Plain  # of the function itself
 
     @property
     def reliable(self) -> Plain:
         """The entries that can be compared: no kink, and a small error."""
-        allowed = 1e-5 * np.abs(self.value) + 1e-7 * np.max(np.abs(self.value), initial=0.0)
+        allowed = 1e-5 * np.abs(self.value) + 1e-7 * np.max(np.abs(self.value), initial=0.0) + 1e-11 * self.size
         return np.asarray(~self.kink & (self.error <= allowed))
 
 
@@ -46,20 +47,24 @@ def sweep(f: Callable[[float], Any], steps: int = STEPS, largest: float = LARGES
     """
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        centre = np.asarray(f(0.0), np.float64)
+        centre = np.asarray(f(0.0))
+        epsilon = float(np.finfo(centre.dtype).eps) if centre.dtype.kind == "f" else EPSILON
+        centre = centre.astype(np.float64)
         sizes = [largest / RATIO**k for k in range(steps)]
         ahead = [np.asarray(f(h), np.float64) for h in sizes]
         behind = [np.asarray(f(-h), np.float64) for h in sizes]
-        return _extrapolate(centre, ahead, behind, sizes)
+        return _extrapolate(centre, ahead, behind, sizes, epsilon)
 
 
-def _extrapolate(centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: list[float]) -> Estimate:
+def _extrapolate(
+    centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: list[float], epsilon: float
+) -> Estimate:
     differences = [(a - b) / (2 * h) for a, b, h in zip(ahead, behind, sizes, strict=True)]
     finer = [(RATIO**2 * d1 - d0) / (RATIO**2 - 1) for d0, d1 in itertools.pairwise(differences)]
     magnitude = np.maximum(np.abs(centre), np.maximum(np.abs(ahead[-1]), np.abs(behind[-1])))
     best = _nothing(centre)
     for k in range(1, len(finer)):
-        rounding = 4 * EPSILON * magnitude / sizes[k + 1]
+        rounding = 4 * epsilon * magnitude / sizes[k + 1]
         # Over two intervals, so that a chance agreement of two estimates is not taken for accuracy.
         truncation = np.abs(finer[k] - finer[k - 1])
         if k > 1:
@@ -74,17 +79,17 @@ def _extrapolate(centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: 
             )
         )
         best = best._replace(value=value, error=error, step=step, truncation=truncation, rounding=rounding)
-    kink, left, right = _kinks(centre, ahead, behind, sizes, magnitude)
+    kink, left, right = _kinks(centre, ahead, behind, sizes, epsilon * magnitude)
     return best._replace(kink=kink, left=left, right=right)
 
 
 def _nothing(centre: Plain) -> Estimate:
     zero, infinite = np.zeros(centre.shape), np.full(centre.shape, np.inf)
-    return Estimate(zero, infinite, zero, np.zeros(centre.shape, bool), zero, zero, infinite, infinite)
+    return Estimate(zero, infinite, zero, np.zeros(centre.shape, bool), zero, zero, infinite, infinite, np.abs(centre))
 
 
 def _kinks(
-    centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: list[float], magnitude: Plain
+    centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: list[float], rounding: Plain
 ) -> tuple[Plain, Plain, Plain]:
     """Where the slopes on the two sides stay apart. For a smooth function their gap shrinks with the step."""
     fine = max(k for k, h in enumerate(sizes) if h >= 1e-6)
@@ -96,6 +101,6 @@ def _kinks(
     left, right = slopes(fine)
     before, after = slopes(coarse)
     gap, earlier = np.abs(right - left), np.abs(after - before)
-    noise = 100 * EPSILON * magnitude / sizes[fine] + 1e-9 * np.maximum(np.abs(left), np.abs(right))
+    noise = 100 * rounding / sizes[fine] + 1e-9 * np.maximum(np.abs(left), np.abs(right))
     kink = (gap > noise) & (gap > 0.3 * earlier)
     return kink | ~np.isfinite(gap), left, right

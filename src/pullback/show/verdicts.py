@@ -108,8 +108,11 @@ class CheckReport:
 
     @property
     def worst_rule(self) -> RuleResult | None:
-        """The first rule, in the order of the program, that is wrong by itself; None where all are right."""
-        return next((rule for rule in self.rules if not rule.ok), None)
+        """The first rule, in the order of the program, that is wrong by itself; None where all are right.
+
+        The second order of a rule rests on the first order of others, and so is looked at last."""
+        wrong = [rule for rule in self.rules if not rule.ok]
+        return min(wrong, key=lambda rule: rule.mode == "second order", default=None)
 
     def __bool__(self) -> bool:
         return (
