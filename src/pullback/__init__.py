@@ -39,7 +39,7 @@ __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
-    "check", "checkpoint", "compile", "custom", "data", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad",
+    "check", "checkpoint", "compile", "custom", "data", "derive", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad",
     "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
     "value_and_grad", "vjp",
 ]  # fmt: skip
@@ -47,6 +47,7 @@ __all__ = [
 _ROOMS = ("data", "nn", "optim", "show", "teach", "train")
 _ELSEWHERE: dict[str, str] = {
     "check": "pullback.show.check",
+    "derive": "pullback.show.derivation",
 }
 """Public names whose module is imported when they are first used, such as `"derive": "pullback.show.derivation"`."""
 

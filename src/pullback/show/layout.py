@@ -1,0 +1,448 @@
+"""From the normal form to the formulas of textbooks: products of matrices, transposes, elementwise products, sums; and
+indices where nothing shorter will do. One layout, written in text or in LaTeX."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pullback.show.expression import ONLY, Applied, At, Atom, Expression, Factor, Group, Symbol, Term, Unit
+from pullback.show.notation import ATOM, POWER, PRODUCT, RELATIONS, SUM, Piece, write
+
+Letters = Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a derivation is written."""
+
+    loss: str = "e"  # what the adjoints are derivatives of
+    bars: bool = False  # adjoints as x̄ and not as ∂e/∂x
+    rows: bool = False  # gradients of vectors as rows: the numerator layout
+    sizes: tuple[tuple[int, str], ...] = ()  # the names of sizes
+
+
+class Writer:
+    """Writes expressions. Subclasses know text or LaTeX."""
+
+    latex: bool
+    dot: str  # between the factors of an elementwise product
+    gap: str  # between those of a product of matrices
+
+    def __init__(self, style: Style) -> None:
+        self.style = style
+
+    def write(self, e: Expression) -> str:
+        """The formula of an expression."""
+        return self.piece(e).text
+
+    def piece(self, e: Expression, letters: Letters | None = None) -> Piece:
+        """The formula of an expression; with letters for its axes, with indices written out."""
+        if not e.terms:
+            return Piece("0")
+        parts = [self._term(t, e, letters) for t in sorted(e.terms, key=_reading_order)]
+        if len(parts) == 1:
+            negative, piece = parts[0]
+            return Piece(f"{self.minus}{piece.within(PRODUCT)}", SUM) if negative else piece
+        text = ""
+        for negative, piece in parts:
+            sign = self.minus if negative else "+"
+            text += (
+                f" {sign} {piece.within(PRODUCT)}"
+                if text
+                else f"{self.minus if negative else ''}{piece.within(PRODUCT)}"
+            )
+        return Piece(text, SUM)
+
+    # -- one term ----------------------------------------------------------------------------------------------------
+    def _term(self, t: Term, e: Expression, letters: Letters | None) -> tuple[bool, Piece]:
+        """Whether the term is negative, and its formula without the sign."""
+        number, names = self._number(abs(t.coefficient))
+        top = [f for f in t.factors if not f.labels and f.power > 0]
+        bottom = [f for f in t.factors if not f.labels and f.power < 0]
+        scalars: list[Piece] = []
+        if letters is not None:
+            product, top, bottom = self._indexed(t, e.rank, letters), [], []
+        else:
+            scalars, product = self._product(t, e)
+        scalars = [*map(self._factor, top), *scalars]
+        below = [self._factor(f._replace(power=-f.power)) for f in bottom]
+        return t.coefficient < 0, self._fraction(number, names, scalars, below, product)
+
+    def _fraction(self, number: Fraction, names: tuple[list[str], list[str]], top: list[Piece], bottom: list[Piece],
+                  product: tuple[list[Piece], list[Piece]]) -> Piece:  # fmt: skip
+        """number · top · product / bottom. Scalars of one letter or number go before the product."""
+        body, under = product
+        above = [Piece(str(number.numerator))] if number.numerator != 1 else []
+        below = [Piece(str(number.denominator))] if number.denominator != 1 else []
+        if number.denominator != 1 and _decimal(number):
+            above, below = [Piece(_decimal(number) or "")], []
+        above += [Piece(n) for n in names[0]] + top
+        below += [Piece(n) for n in names[1]] + bottom
+        if not below and not under:
+            return self._juxtaposed(above, body)
+        if below and not under and body and (body[0].level == PRODUCT or len(body) > 1 or self.latex):
+            lead = self.over(self._juxtaposed(above, []), self._juxtaposed(below, []))
+            return self._juxtaposed([lead], body)
+        return self.over(self._juxtaposed(above, body), self._juxtaposed(below, under))
+
+    def _juxtaposed(self, scalars: list[Piece], body: list[Piece]) -> Piece:
+        pieces = [*scalars, *([self.hadamard(body)] if body else [])]
+        if not pieces:
+            return Piece("1")
+        if len(pieces) == 1:
+            return pieces[0]
+        return Piece(
+            self.gap.join(p.within(POWER if n < len(pieces) - 1 else PRODUCT) for n, p in enumerate(pieces)), PRODUCT
+        )
+
+    def hadamard(self, pieces: Sequence[Piece]) -> Piece:
+        """The elementwise product."""
+        return pieces[0] if len(pieces) == 1 else Piece(self.dot.join(p.within(POWER) for p in pieces), PRODUCT)
+
+    def _product(self, t: Term, e: Expression) -> tuple[list[Piece], tuple[list[Piece], list[Piece]]]:
+        """The factors with indices: those that are summed to scalars; elementwise factors above, and those to divide
+        by."""
+        factors = [f for f in t.factors if f.labels]
+        scalars: list[Piece] = []
+        pieces: list[Piece] = []
+        under: list[Piece] = []
+        outer: dict[int, list[Piece]] = {}
+        components = _components(factors)
+        free_parts = [c for c in components if any(i < e.rank for f in c for i in f.labels)]
+        for component in components:
+            free = sorted({i for f in component for i in f.labels if i < e.rank})
+            if not free:
+                scalars.append(self._scalar(component, e.rank))
+            elif len(free_parts) == 2 and e.rank == 2 and len(free) == 1:
+                outer[free[0]] = [self._vector(component, free[0], e.rank)]
+            elif len(free_parts) == 1 and len(free) <= 2 and (chain := self._chain(component, free, e)) is not None:
+                pieces.append(chain)
+            elif (aligned := self._aligned(component, e.rank)) is not None:
+                pieces.extend(aligned[0])
+                under.extend(aligned[1])
+            else:
+                return [], self._indexed(t, e.rank, dict(enumerate(_alphabet(e.rank))), labelled=True)
+        if len(outer) == 2:
+            left, right = outer[0][0], outer[1][0]
+            pieces.append(Piece(f"{left.within(POWER)}{self.gap}{self.transpose(right).text}", PRODUCT))
+        else:
+            pieces += [p for part in outer.values() for p in part]
+        return scalars, (pieces, under)
+
+    def _scalar(self, factors: list[Factor], rank: int) -> Piece:
+        """A product that is summed over all its indices."""
+        graph = _Graph(factors)
+        if graph.is_simple and len(graph.labels) == 1:
+            parts = graph.weights[graph.labels[0]]
+            plain = [f for f in parts if f.power == 1]
+            if len(parts) == 1 and parts[0].power == 2:
+                return self.norm_squared(self._factor(parts[0]._replace(power=Fraction(1))))
+            if len(parts) == 2 and plain:
+                left, right = sorted(parts, key=lambda f: f.power == 1, reverse=True)
+                return Piece(
+                    f"{self.transpose(self._factor(left)).text}{self.gap}{self._factor(right).within(POWER)}", PRODUCT
+                )
+        elif graph.is_simple and graph.is_tree and any(graph.weights.values()):
+            ends = [i for i in graph.labels if graph.weights[i] and len(graph.neighbours(i)) == 1]
+            if ends and len(graph.labels) - 1 == len(graph.edges):
+                root = ends[0]
+                [child] = graph.neighbours(root)
+                row = self.transpose(self._weights(graph.weights[root]))
+                inner = self._branch(graph, child, root)
+                if inner is not None:
+                    return Piece(f"{row.text}{self.gap}{inner}", PRODUCT)
+        aligned = self._aligned(factors, rank)
+        if aligned is not None:
+            [piece], _ = aligned
+            return piece
+        return self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), rank, {})[0])
+
+    def _vector(self, factors: list[Factor], label: int, rank: int) -> Piece:
+        found = self._chain(factors, [label], None)
+        if found is not None:
+            return found
+        aligned = self._aligned(factors, rank)
+        if aligned is not None:
+            top, bottom = aligned
+            return (
+                self.over(self.hadamard(top or [Piece("1")]), self.hadamard(bottom)) if bottom else self.hadamard(top)
+            )
+        return Piece("[…]")
+
+    def _chain(self, factors: list[Factor], free: Sequence[int], e: Expression | None) -> Piece | None:
+        """A product of matrices and vectors with one or two free indices; None where it is none."""
+        graph = _Graph(factors)
+        if not graph.is_simple or not graph.is_tree or not graph.edges:
+            return None
+        if len(free) == 1:
+            [root] = free
+            parts = [self._branch(graph, child, root) for child in graph.neighbours(root)]
+            if not parts or any(p is None for p in parts):
+                return None
+            pieces = [self._factor(f) for f in graph.weights[root]] + [Piece(str(p), PRODUCT) for p in parts]
+            return self.hadamard(pieces)
+        path = graph.path(*free)
+        if path is None or (len(path) == 2 and not graph.has_bound(free)):
+            return None
+        links: list[str] = []
+        for n, (i, j) in enumerate(itertools.pairwise(path)):
+            side = [child for child in graph.neighbours(i) if child not in path]
+            if n and (graph.weights[i] or side):
+                inner = self._node(graph, i, set(path))
+                if inner is None:
+                    return None
+                links.append(self.diagonal(inner).text)
+            links.append(self._matrix(graph.between(i, j), i, j))
+        product = Piece(self.gap.join(links), PRODUCT if len(links) > 1 else ATOM)
+        left, right = (graph.weights[k] for k in free)
+        if any(child not in path for k in free for child in graph.neighbours(k)):
+            return None
+        if left:
+            product = Piece(f"{self.diagonal(self._weights(left)).text}{self.gap}{product.within(PRODUCT)}", PRODUCT)
+        if right:
+            product = Piece(f"{product.within(PRODUCT)}{self.gap}{self.diagonal(self._weights(right)).text}", PRODUCT)
+        return product
+
+    def _branch(self, graph: _Graph, child: int, parent: int) -> str | None:
+        """M v, where M joins parent and child and v is what hangs on the child."""
+        inner = self._node(graph, child, {parent})
+        return (
+            None
+            if inner is None
+            else f"{self._matrix(graph.between(parent, child), parent, child)}{self.gap}{inner.within(POWER)}"
+        )
+
+    def _node(self, graph: _Graph, i: int, done: set[int]) -> Piece | None:
+        pieces = [self._factor(f) for f in graph.weights[i]]
+        for child in graph.neighbours(i):
+            if child not in done:
+                branch = self._branch(graph, child, i)
+                if branch is None:
+                    return None
+                pieces.append(Piece(branch, PRODUCT))
+        return self.hadamard(pieces) if pieces else None
+
+    def _weights(self, factors: list[Factor]) -> Piece:
+        return self.hadamard([self._factor(f) for f in factors])
+
+    def _matrix(self, factors: list[Factor], i: int, j: int) -> str:
+        """The matrix with rows i and columns j; several are multiplied elementwise."""
+        pieces = [self._factor(f) if _order(f) == [i, j] else self.transpose(self._factor(f)) for f in factors]
+        return self.hadamard(pieces).within(POWER)
+
+    def _aligned(self, factors: list[Factor], rank: int) -> tuple[list[Piece], list[Piece]] | None:
+        """Elementwise products with broadcasting, summed over some axes; None where the axes do not line up."""
+        labels = set().union(*[f.labels for f in factors])
+        full = [f for f in factors if f.labels == labels and len(_order(f)) == len(labels)]
+        order = _order(full[0]) if full else sorted(labels)
+        free = [i for i in order if i < rank]
+        if free != sorted(free) or not all(_fits(f, order) for f in factors):
+            return None
+        factors = sorted(factors, key=_factor_order)
+        top = [self._factor(f) for f in factors if f.power > 0]
+        bottom = [self._factor(f._replace(power=-f.power)) for f in factors if f.power < 0]
+        bound = [n for n, i in enumerate(order) if i >= rank]
+        if not bound:
+            return top, bottom
+        inside = self.over(self.hadamard(top or [Piece("1")]), self.hadamard(bottom)) if bottom else self.hadamard(top)
+        return [self.sum_over([_alphabet(len(order))[n] for n in bound], inside)], []
+
+    def _indexed(self, t: Term, rank: int, letters: Letters, labelled: bool = False) -> tuple[list[Piece], list[Piece]]:
+        """With every index written out."""
+        spare = (c for c in "ijklmnpqrstuv" if c not in letters.values())
+        used = {i for f in t.factors for i in f.labels}
+        names = {i: letters[i] if i in letters else next(spare) for i in sorted(used)}
+        factors = [f for f in t.factors if f.labels or not labelled]
+        top = [self._factor(f, names) for f in factors if f.power > 0]
+        bottom = [self._factor(f._replace(power=-f.power), names) for f in factors if f.power < 0]
+        bound = [names[i] for i in sorted(used) if i >= rank and i not in letters]
+        if not bound:
+            return top, bottom
+        inside = (
+            self._juxtaposed([], [])
+            if not top
+            else Piece(self.gap.join(p.within(POWER) for p in top), PRODUCT if len(top) > 1 else top[0].level)
+        )
+        inside = self.over(inside, Piece(self.gap.join(p.within(POWER) for p in bottom), PRODUCT)) if bottom else inside
+        return [self.sum_over(bound, inside)], []
+
+    # -- one factor --------------------------------------------------------------------------------------------------
+    def _factor(self, f: Factor, letters: Letters | None = None) -> Piece:
+        """A power of an atom. Fixed indices are written out, and all of them where letters are given."""
+        inner = {k: letters[i] for k, i in enumerate(f.indices) if isinstance(i, int)} if letters is not None else None
+        base = self._atom(f.atom, f, inner)
+        if isinstance(f.atom, Applied) and f.atom.function.name in RELATIONS:
+            base = self.indicator(base)
+        return base if f.power == 1 else self.raised(base, f.power)
+
+    def _atom(self, atom: Atom, f: Factor, inner: Letters | None) -> Piece:
+        marks: list[str] = []
+        if inner is not None:
+            marks = [
+                inner[k] if isinstance(i, int) else str(i)
+                for k, i in enumerate(f.indices)
+                if i != ONLY or atom.shape[k] != 1
+            ]
+        elif any(isinstance(i, At) and atom.shape[k] != 1 for k, i in enumerate(f.indices)):
+            marks = ["·" if isinstance(i, int) else str(i) for k, i in enumerate(f.indices) if atom.shape[k] != 1]
+            while marks and marks[-1] == "·":
+                marks.pop()
+        if isinstance(atom, Symbol):
+            return self.symbol(atom, marks)
+        if isinstance(atom, Unit):
+            return self.unit(atom, marks if inner is not None else [])
+        if isinstance(atom, Group):
+            return (
+                self.piece(atom.inside, inner)
+                if not marks or inner is not None
+                else self.subscripted(self.piece(atom.inside), marks)
+            )
+        assert isinstance(atom, Applied)
+        pieces = [self.piece(e, inner if atom.elementwise else None) for e in atom.arguments]
+        written = self.applied(atom, pieces)
+        return self.subscripted(written, marks) if marks and not atom.elementwise else written
+
+    def applied(self, atom: Applied, pieces: list[Piece]) -> Piece:
+        """A function of its arguments."""
+        return write(atom.function.name, pieces, dict(atom.params), self.latex, self.option)
+
+    def option(self, value: Any) -> str:
+        """An option of a primitive."""
+        return str(value)
+
+    def _number(self, number: Fraction) -> tuple[Fraction, tuple[list[str], list[str]]]:
+        """A coefficient as a number and the names of sizes that multiply and divide it."""
+        top, numerator = self._named(number.numerator)
+        bottom, denominator = self._named(number.denominator)
+        return Fraction(numerator, denominator), (top, bottom)
+
+    def _named(self, number: int) -> tuple[list[str], int]:
+        names: list[str] = []
+        for size, name in sorted(self.style.sizes, reverse=True):
+            while size > 2 and number % size == 0:
+                names.append(name)
+                number //= size
+        return (names, number) if number == 1 else ([], math_prod(names, self.style.sizes) * number)
+
+    # -- what text and LaTeX write differently -----------------------------------------------------------------------
+    minus: str
+
+    @abstractmethod
+    def symbol(self, symbol: Symbol, marks: list[str]) -> Piece: ...
+    @abstractmethod
+    def unit(self, unit: Unit, marks: list[str]) -> Piece: ...
+    @abstractmethod
+    def subscripted(self, piece: Piece, marks: list[str]) -> Piece: ...
+    @abstractmethod
+    def transpose(self, piece: Piece) -> Piece: ...
+    @abstractmethod
+    def diagonal(self, piece: Piece) -> Piece: ...
+    @abstractmethod
+    def norm_squared(self, piece: Piece) -> Piece: ...
+    @abstractmethod
+    def indicator(self, piece: Piece) -> Piece: ...
+    @abstractmethod
+    def raised(self, piece: Piece, power: Fraction) -> Piece: ...
+    @abstractmethod
+    def over(self, top: Piece, bottom: Piece) -> Piece: ...
+    @abstractmethod
+    def sum_over(self, letters: list[str], piece: Piece) -> Piece: ...
+
+
+def math_prod(names: list[str], sizes: Sequence[tuple[int, str]]) -> int:
+    """The number that a product of named sizes stands for."""
+    known = {name: size for size, name in sizes}
+    total = 1
+    for name in names:
+        total *= known[name]
+    return total
+
+
+def _reading_order(t: Term) -> tuple[int, int]:
+    """Positive terms first; the fewest factors first."""
+    return (t.coefficient < 0, len(t.bound))
+
+
+def _factor_order(f: Factor) -> tuple[int, str]:
+    """Values of the program before adjoints, brackets in between."""
+    adjoint = isinstance(f.atom, Symbol) and f.atom.role != "value"
+    return (2 if adjoint else 1 if isinstance(f.atom, Group) else 0, f.key)
+
+
+def _decimal(number: Fraction) -> str | None:
+    """Numbers that are shorter as decimals, such as 0.001 and 1.1283."""
+    if number.denominator <= 100 or (
+        number.numerator == 1 and number.denominator < 10_000 and 10_000 % number.denominator
+    ):
+        return None
+    return f"{float(number):.6g}"
+
+
+def _alphabet(rank: int) -> str:
+    """The letters of the axes of an array of a rank."""
+    return "nhwc" if rank == 4 else "ijklmnpqrs"[: max(rank, 1)]
+
+
+def _order(f: Factor) -> list[int]:
+    return [i for i in f.indices if isinstance(i, int)]
+
+
+def _fits(f: Factor, order: list[int]) -> bool:
+    """Whether NumPy would broadcast the factor along axes in this order as its indices say."""
+    tail = order[len(order) - len(f.indices) :]
+    return len(f.indices) <= len(order) and all(i in (j, ONLY) for i, j in zip(f.indices, tail, strict=True))
+
+
+def _components(factors: Sequence[Factor]) -> list[list[Factor]]:
+    """Factors that are joined by indices."""
+    groups: list[tuple[set[int], list[Factor]]] = []
+    for f in factors:
+        joined = [g for g in groups if g[0] & f.labels]
+        groups = [g for g in groups if not g[0] & f.labels]
+        groups.append((f.labels.union(*[g[0] for g in joined]), [x for g in joined for x in g[1]] + [f]))
+    return [sorted(g[1], key=_factor_order) for g in groups]
+
+
+class _Graph:
+    """Indices as nodes: vectors are weights of a node, matrices join two."""
+
+    def __init__(self, factors: Sequence[Factor]) -> None:
+        self.labels = sorted(set().union(*[f.labels for f in factors]))
+        self.weights: dict[int, list[Factor]] = {i: [] for i in self.labels}
+        self.edges: dict[frozenset[int], list[Factor]] = {}
+        self.is_simple = all(len(_order(f)) == len(f.labels) <= 2 for f in factors)
+        for f in factors if self.is_simple else ():
+            if len(f.labels) == 1:
+                self.weights[_order(f)[0]].append(f)
+            else:
+                self.edges.setdefault(frozenset(f.labels), []).append(f)
+
+    @property
+    def is_tree(self) -> bool:
+        return len(self.edges) == len(self.labels) - 1 and all(
+            f.power == 1 for e in self.edges.values() for f in e if len(e) == 1
+        )
+
+    def neighbours(self, i: int) -> list[int]:
+        return sorted(j for edge in self.edges if i in edge for j in edge if j != i)
+
+    def between(self, i: int, j: int) -> list[Factor]:
+        return self.edges[frozenset((i, j))]
+
+    def has_bound(self, free: Sequence[int]) -> bool:
+        return any(i not in free for i in self.labels)
+
+    def path(self, start: int, end: int) -> list[int] | None:
+        """The nodes from one to another."""
+        trails = [[start]]
+        while trails:
+            trail = trails.pop()
+            if trail[-1] == end:
+                return trail
+            trails += [[*trail, j] for j in self.neighbours(trail[-1]) if j not in trail]
+        return None

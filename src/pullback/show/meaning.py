@@ -1,0 +1,164 @@
+"""What each primitive means as an expression. Sums, products, powers and changes of shape have a place in the normal
+form; every other primitive stays a function of its arguments, by its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from pullback.core.primitive import Elementwise, Params, Primitive
+from pullback.show.expression import (
+    At,
+    Expression,
+    applied,
+    broadcast,
+    constant,
+    contracted,
+    plus,
+    power,
+    put_at,
+    read_at,
+    reshaped,
+    scaled,
+    summed,
+    times,
+    transposed,
+)
+
+Meaning = Callable[..., Expression | None]
+MEANINGS: dict[str, Meaning] = {}
+"""By name of the primitive: `meaning(*arguments, **params) -> expression`, or None where the general form must do."""
+
+
+def meaning(
+    primitive: Primitive, arguments: Sequence[Expression], params: Params, shape: tuple[int, ...]
+) -> Expression:
+    """The expression that a primitive makes of its arguments."""
+    known = MEANINGS.get(primitive.name)
+    found = known(*arguments, **params) if known else None
+    if found is not None:
+        return found
+    return applied(primitive, arguments, params, shape, is_elementwise(primitive))
+
+
+def is_elementwise(primitive: Primitive) -> bool:
+    """Whether each element of the output depends on those at its place alone."""
+    return isinstance(primitive, Elementwise) or isinstance(primitive.fn, np.ufunc) or primitive.name == "where"
+
+
+def means(*names: str) -> Callable[[Meaning], Meaning]:
+    """Declares the meaning of the primitives of these names."""
+
+    def declare(function: Meaning) -> Meaning:
+        MEANINGS.update(dict.fromkeys(names, function))
+        return function
+
+    return declare
+
+
+MEANINGS["add"] = plus
+MEANINGS["multiply"] = times
+MEANINGS["negative"] = lambda x: scaled(x, -1)
+MEANINGS["subtract"] = lambda a, b: plus(a, scaled(b, -1))
+MEANINGS["divide"] = lambda a, b: times(a, power(b, Fraction(-1)))
+MEANINGS["reciprocal"] = lambda x: power(x, Fraction(-1))
+MEANINGS["square"] = lambda x: power(x, Fraction(2))
+MEANINGS["sqrt"] = lambda x: power(x, Fraction(1, 2))
+means("positive", "copy", "astype")(lambda x, **options: x)
+MEANINGS["power_constant"] = lambda x, exponent: _constant_power(x, exponent)
+MEANINGS["transpose"] = lambda x, axes: transposed(x, axes)
+MEANINGS["broadcast_to"] = lambda x, new_shape: broadcast(x, new_shape)
+
+
+@means("power", "float_power")
+def _power(base: Expression, exponent: Expression) -> Expression | None:
+    return None if exponent.number is None else _constant_power(broadcast_pair(base, exponent), float(exponent.number))
+
+
+def broadcast_pair(a: Expression, b: Expression) -> Expression:
+    """The first in the shape of both."""
+    return broadcast(a, np.broadcast_shapes(a.shape, b.shape))
+
+
+def _constant_power(x: Expression, exponent: float) -> Expression | None:
+    fraction = Fraction(repr(float(exponent))).limit_denominator(1000)
+    return power(x, fraction) if float(fraction) == exponent else None
+
+
+@means("sum")
+def _sum(x: Expression, *, axis: tuple[int, ...], keepdims: bool = False) -> Expression:
+    return summed(x, axis, keepdims)
+
+
+@means("mean")
+def _mean(x: Expression, *, axis: tuple[int, ...], keepdims: bool = False) -> Expression:
+    count = int(np.prod([x.shape[k] for k in axis], dtype=int))
+    return scaled(summed(x, axis, keepdims), Fraction(1, count)) if count else constant(float("nan"))
+
+
+@means("reshape")
+def _reshape(x: Expression, *, new_shape: tuple[int, ...]) -> Expression | None:
+    size = int(np.prod(x.shape, dtype=int))
+    known = int(np.prod([n for n in new_shape if n != -1], dtype=int))
+    shape = [n if n != -1 else size // max(known, 1) for n in new_shape]
+    if [n for n in shape if n != 1] == [n for n in x.shape if n != 1]:
+        return reshaped(x, shape)
+    if not x.labels:  # the same everywhere
+        return broadcast(reshaped(read_at(x, [At(0)] * x.rank), ()), tuple(shape))
+    return None
+
+
+@means("matmul")
+def _matmul(a: Expression, b: Expression) -> Expression:
+    letters = "abcdefgh"
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    lead = letters[: len(batch)]
+    a, b = (broadcast(e, (*batch, *e.shape[-2:])) for e in (a, b))
+    return contracted(a, b, [f"{lead}xy", f"{lead}yz"], f"{lead}xz")
+
+
+@means("einsum")
+def _einsum(*operands: Expression, inputs: tuple[str, ...], output: str) -> Expression | None:
+    if any(len(set(names)) != len(names) for names in inputs):
+        return None
+    first, names = operands[0], inputs[0]
+    for other, its in zip(operands[1:], inputs[1:], strict=True):  # sums are left to the last step
+        joined = names + "".join(c for c in its if c not in names)
+        first, names = contracted(first, other, [names, its], joined), joined
+    missing = [k for k, c in enumerate(names) if c not in output]
+    kept = [c for c in names if c in output]
+    return transposed(summed(first, missing), [kept.index(c) for c in output])
+
+
+@means("getitem")
+def _getitem(x: Expression, *positions: Expression, template: tuple[Any, ...]) -> Expression | None:
+    places = _places(template, x.rank, positions)
+    return None if places is None else read_at(x, _within(places, x.shape))
+
+
+@means("index_add")
+def _index_add(v: Expression, *positions: Expression, template: Any, size: tuple[int, ...]) -> Expression | None:
+    places = _places(template, len(size), positions)
+    return None if places is None else put_at(v, _within(places, size), size)
+
+
+def _places(template: tuple[Any, ...], rank: int, positions: Sequence[Expression]) -> list[At | None] | None:
+    """The fixed places of an index that is made of whole numbers and whole axes."""
+    if positions or any(part is None for part in template):
+        return None
+    parts = list(template)
+    if any(part is ... for part in parts):
+        at = next(n for n, part in enumerate(parts) if part is ...)
+        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + 1)
+    parts += [slice(None)] * (rank - len(parts))
+    if not all(part == slice(None) or isinstance(part, int | np.integer) for part in parts):
+        return None
+    return [None if isinstance(p, slice) else At(int(p), getattr(p, "name", "")) for p in parts]
+
+
+def _within(places: Sequence[At | None], shape: Sequence[int]) -> list[At | None]:
+    """The places counted from the start of each axis."""
+    return [at and At(at.position % n, at.name) for at, n in zip(places, shape, strict=True)]

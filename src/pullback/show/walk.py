@@ -1,0 +1,313 @@
+"""A run as mathematics: which values are variables and what they are called, each as an expression of those before it,
+and its adjoint as an expression of the adjoints of those after it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Selection
+from pullback.errors import ShapeError
+from pullback.show.slopes import against_slope, directions, relative, slope
+from pullback.show.expression import Expression, constant, plus, symbol
+from pullback.show.meaning import meaning
+from pullback.show.running import Opened, Run, Step, Variable
+from pullback.show.symbolic import fused_gradients, literal, pulled
+
+Pair = tuple[Expression, Any]
+BOOKKEEPING = {"reshape", "transpose", "astype", "copy", "broadcast_to"}
+"""They move numbers and compute none: they are written as part of the step that they belong to."""
+
+
+@dataclass
+class Edge:
+    """How the adjoint of a step's output flows to one of its inputs."""
+
+    step: Step
+    input: int
+    origin: Variable  # the variable whose adjoint it starts from
+    expression: Expression | None  # None where the rule's result does not fit
+    problem: str = ""
+    error: float = 0.0
+    kinks: int = 0
+
+
+@dataclass
+class Walk:
+    """The variables of a run with their expressions, forward and backward."""
+
+    run: Run
+    cotangents: list[Any]
+    label: str  # the name of the function
+
+    forward: dict[Variable, Expression] = field(default_factory=dict)  # of every variable, in terms of those before it
+    adjoint: dict[Variable, Expression] = field(default_factory=dict)  # in terms of those after it
+    edges: dict[Variable, list[Edge]] = field(default_factory=dict)  # by the variable that they end at
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.adjoint_values = self.run.adjoints(self.cotangents)
+        self._name()
+        self._go_forward()
+        self._go_backward()
+
+    # -- which values are variables ----------------------------------------------------------------------------------
+    @cached_property
+    def consumers(self) -> dict[Variable, list[Step]]:
+        """The steps that use each value."""
+        found: dict[Variable, list[Step]] = defaultdict(list)
+        for step in self.run.steps:
+            for x in step.inputs:
+                if isinstance(x, Variable):
+                    found[x].append(step)
+        return found
+
+    @cached_property
+    def hidden(self) -> set[Variable]:
+        """Values without a name of their own, that are written as part of the step that uses them or made them."""
+        hidden: set[Variable] = set()
+        proper = {v for step in self.run.steps for v in step.outputs if not self._moves(step)}
+        for step in self.run.steps:
+            y = step.outputs[0]
+            if not step.tracked and not y.name and y not in self.run.outputs:
+                hidden.add(y)  # masks, positions: constants of the derivation
+            source = next((x for x in step.inputs if isinstance(x, Variable) and x.kind == "step"), None)
+            if not self._moves(step) or source is None:
+                continue
+            alone = not source.name and self.consumers[source] == [step] and source not in self.run.outputs
+            if alone and source in proper:
+                hidden.add(source)
+                proper.add(y)
+        for step in self.run.steps:
+            y = step.outputs[0]
+            if y not in proper and not y.name and y not in self.run.outputs:
+                hidden.add(y)
+            if y in proper and self._is_dot(step) and not y.name:
+                hidden.add(y)
+        return hidden
+
+    def _moves(self, step: Step) -> bool:
+        name, others = step.primitive.name, [x for x in step.inputs if not isinstance(x, Variable)]
+        if name == "getitem":
+            return all(isinstance(part, int | np.integer) for part in step.params["template"])
+        scales = (
+            name in ("multiply", "divide") and len(others) == 1 and isinstance(step.inputs[0], Variable | float | int)
+        )
+        return (
+            name in BOOKKEEPING
+            or name == "negative"
+            or (scales and (name == "multiply" or step.inputs[1] is others[0]))
+        )
+
+    def _is_dot(self, step: Step) -> bool:
+        """Whether it is the product of two vectors that the next step, and nothing else, sums."""
+        y, users = step.outputs[0], self.consumers[step.outputs[0]]
+        shapes = [np.shape(x.value) for x in step.inputs if isinstance(x, Variable)]
+        product = (
+            step.primitive.name == "multiply" and len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == 1
+        )
+        return (
+            product
+            and len(users) == 1
+            and users[0].primitive.name == "sum"
+            and users[0].source == step.source
+            and y.part == 0
+        )
+
+    # -- names -------------------------------------------------------------------------------------------------------
+    def _name(self) -> None:
+        shown = [v for step in self.run.steps for v in step.outputs if v not in self.hidden]
+        for n, y in enumerate(self.run.outputs):
+            if not y.name:
+                y.name = self._output_name(n)
+        counts = Counter(v.name for v in shown if v.name)
+        taken = {*self.run.inputs, *counts}
+        letter = next((c for c in "xauvzst" if not any(re.fullmatch(rf"{c}_?\d*", name) for name in taken)), "q")
+        seen: Counter[str] = Counter()
+        unnamed = 0
+        for v in shown:
+            if not v.name:
+                unnamed += 1
+                v.name = f"{letter}{unnamed}"
+            elif counts[v.name] > 1 or v.name in self.run.inputs:
+                seen[v.name] += 1
+                v.name = f"{v.name}_{seen[v.name]}"
+        for n, c in enumerate(self.run.constants):
+            c.name = c.name or f"c{n + 1}"
+            if c.name in self.run.inputs:
+                c.name += "_held"
+
+    def _output_name(self, n: int) -> str:
+        taken = {*self.run.inputs, *[v.name for v in self.run.variables()]}
+        usual = ["y", "out"] if self.run.outputs[n].shape else [self.label, "e", "loss"]
+        number = str(n + 1) if len(self.run.outputs) > 1 else ""
+        return next(
+            (name + number for name in usual if name.isidentifier() and name + number not in taken), f"result{n}"
+        )
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+    def _go_forward(self) -> None:
+        for v in (*self.run.inputs.values(), *self.run.constants):
+            self.forward[v] = symbol(v.name, v.shape)
+            self.values[v.name] = v.value
+        for step in self.run.steps:
+            for y in step.outputs:
+                self.forward[y] = meaning(step.primitive, [self.written(x) for x in step.inputs], step.params, y.shape)
+                if y not in self.hidden:
+                    self.values[y.name] = y.value
+
+    def written(self, x: Any) -> Expression:
+        """A value as others refer to it: by its name, or by its expression where it has none."""
+        if not isinstance(x, Variable):
+            return literal(x)
+        return self.forward[x] if x in self.hidden or x.kind != "step" else symbol(x.name, x.shape)
+
+    # -- backward ----------------------------------------------------------------------------------------------------
+    def _go_backward(self) -> None:
+        arriving: dict[Variable, list[Edge]] = defaultdict(list)
+        for y, g in zip(self.run.outputs, self.cotangents, strict=True):
+            if y.shape:
+                self.values[f"{y.name}_bar"] = g
+        opened = {v: o for o in self.run.opened for v in o.outputs}
+        for step in reversed(self.run.steps):
+            reached = [y for y in step.outputs if y in self.adjoint_values and (arriving[y] or y in self.run.outputs)]
+            if not reached:
+                continue
+            for y in reached:
+                self._sum_up(y, arriving[y])
+            for edge in self._edges(step, reached):
+                arriving[step.inputs[edge.input]].append(edge)
+        for v in self.run.inputs.values():
+            if v in self.adjoint_values:
+                self._sum_up(v, arriving[v])
+        for o in dict.fromkeys(opened.values()):
+            self._compare_fused(o)
+
+    def _sum_up(self, v: Variable, arriving: list[Edge]) -> None:
+        """The adjoint of a variable: what arrives from each use, added up."""
+        self.edges[v] = arriving
+        parts = [e.expression for e in arriving if e.expression is not None]
+        if v in self.run.outputs:
+            given = [g for y, g in zip(self.run.outputs, self.cotangents, strict=True) if y is v]
+            own = constant(float(given[0])) if not v.shape else symbol(v.name, v.shape, "adjoint")
+            parts = [own, *parts]
+        self.adjoint[v] = plus(*parts) if parts else constant(0, v.shape)
+        if v not in self.hidden and not (v in self.run.outputs and not arriving):
+            self.values[f"{v.name}_bar"] = self.adjoint_values[v]
+
+    def cotangent(self, v: Variable) -> Pair:
+        """The adjoint of a variable as others refer to it, and its number."""
+        by_name = v not in self.hidden and not (v in self.run.outputs and not v.shape)
+        return symbol(v.name, v.shape, "adjoint") if by_name else self.adjoint[v], self.adjoint_values[v]
+
+    def _edges(self, step: Step, reached: Sequence[Variable]) -> list[Edge]:
+        origin = reached[0] if reached[0] not in self.hidden else self.edges[reached[0]][0].origin
+        arguments = [(self.written(x), x.value if isinstance(x, Variable) else x) for x in step.inputs]
+        found = []
+        if isinstance(step.primitive, Fused):
+            every = self._fused(step, arguments, reached)
+            for i in sorted(step.tracked):
+                if every[i] is not None:
+                    found.append(self._checked(Edge(step, i, origin, every[i])))
+            return found
+        y = reached[0]
+        for i in sorted(step.tracked):
+            if step.primitive.rule(i) is None:
+                continue
+            edge = Edge(step, i, origin, None)
+            try:
+                edge.expression = pulled(
+                    step.primitive, i, arguments, (self.written(y), y.value), self.cotangent(y), step.params
+                )
+            except ShapeError as error:
+                edge.problem, edge.error = str(error), np.inf
+            found.append(self._checked(edge))
+        return found
+
+    def _fused(self, step: Step, arguments: Sequence[Any], reached: Sequence[Variable]) -> list[Expression | None]:
+        outputs = [(self.written(y), y.value) for y in step.outputs]
+        seeds = [self.cotangent(y) if y in reached else (constant(0, y.shape), np.zeros(y.shape)) for y in step.outputs]
+        return fused_gradients(step.primitive, arguments, outputs, seeds, step.params)  # type: ignore[arg-type]
+
+    # -- checks ------------------------------------------------------------------------------------------------------
+    def _checked(self, edge: Edge) -> Edge:
+        """The edge with the error of the rule at these numbers, against differences of the primitive itself."""
+        if edge.expression is None:
+            return edge
+        step, i = edge.step, edge.input
+        values = step.values
+        gradient = edge.expression.evaluated(self.values, {})
+        g = [self.adjoint_values.get(y, np.zeros(y.shape)) for y in step.outputs]
+        primitive = step.primitive
+        for direction in directions(np.shape(values[i]), 2):
+            run = _along(primitive, values, i, direction, step.params)
+            linear = isinstance(primitive, Linear)
+            found, doubt = zip(*[slope(partial(_part, run, k), linear) for k in range(len(g))], strict=True)
+            rough = [d > 1e-5 * np.maximum(1.0, np.abs(s)) for d, s in zip(doubt, found, strict=True)]
+            if any(np.any(r) for r in rough) and isinstance(primitive, Elementwise | Selection):
+                edge.kinks = int(sum(np.sum(r) for r in rough))
+                continue
+            total = sum(float(np.vdot(a, b)) for a, b in zip(g, found, strict=True))
+            floor = 1e-12 * sum(float(np.linalg.norm(np.ravel(a))) for a in g)
+            edge.error = max(edge.error, against_slope(gradient, direction, total, floor))
+        return edge
+
+    def _compare_fused(self, o: Opened) -> None:
+        """The backward of a fused primitive, as the tape runs it, against what its reference derives."""
+        values = [x.value if isinstance(x, Variable) else x for x in o.inputs]
+        y, saved = o.primitive.run(values, o.params)
+        g = [self.adjoint_values.get(v, np.zeros(v.shape)) for v in o.outputs]
+        tracked = [i for i, x in enumerate(o.inputs) if isinstance(x, Variable) and x in self.adjoint_values]
+        plan = o.primitive.plan(sum(1 << i for i in tracked), len(values))
+        every = o.primitive.gradients(saved, tuple(g) if type(y) is tuple else g[0], plan, o.params)
+        for i, gradient in zip(plan.inputs, every, strict=True):
+            for direction in directions(np.shape(values[i]), 2):
+                run = _along(o.primitive, values, i, direction, o.params)
+                total = sum(float(np.vdot(a, slope(partial(_part, run, k))[0])) for k, a in enumerate(g))
+                error = against_slope(gradient, direction, total, 0.0)
+                for edge in self.edges.get(o.inputs[i], []):
+                    edge.error = max(edge.error, error)
+
+    def error_of(self, v: Variable) -> float:
+        """The error of the line of an adjoint: the mathematics against the tape, and each rule against differences."""
+        if any(e.problem for e in self.edges[v]):
+            return np.inf
+        own = relative(self.adjoint[v].evaluated(self.values, {}), self.adjoint_values[v])
+        return max([own, *[e.error for e in self.leading(v)]])
+
+    def leading(self, v: Variable) -> list[Edge]:
+        """The edges that lead to a variable, through values without a line of their own."""
+        found = []
+        for edge in self.edges.get(v, []):
+            found.append(edge)
+            for y in edge.step.outputs:
+                if y in self.hidden:
+                    found += self.leading(y)
+        return found
+
+
+def _part(run: Callable[[float], tuple[Any, ...]], k: int, t: float) -> Any:
+    return run(t)[k]
+
+
+def _along(
+    primitive: Any, values: Sequence[Any], i: int, direction: Any, params: Any
+) -> Callable[[float], tuple[Any, ...]]:
+    """The outputs of a primitive as its input i moves along a direction."""
+    known: dict[float, tuple[Any, ...]] = {}
+    linear = isinstance(primitive, Multilinear)
+
+    def at(t: float) -> tuple[Any, ...]:
+        if t not in known:
+            moved = t * direction if linear else values[i] + t * direction
+            y = primitive.fn(*values[:i], moved, *values[i + 1 :], **params)
+            known[t] = y if type(y) is tuple else (y,)
+        return known[t]
+
+    return at

@@ -1,0 +1,64 @@
+"""Why a line holds, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pullback.core.primitive import Elementwise, Fused, Multilinear, Primitive, Selection
+from pullback.show.walk import BOOKKEEPING
+
+if TYPE_CHECKING:
+    from pullback.show.running import Variable
+    from pullback.show.walk import Edge, Walk
+
+_COUNT = {2: "twice", 3: "three times", 4: "four times"}
+_SAID = {
+    "add": "addition passes the gradient on",
+    "subtract": "a difference passes the gradient on, with its sign",
+    "multiply": "multiplication switches: each factor receives the other",
+    "divide": "the rule of the quotient",
+    "sum": "a sum gives its gradient to each of its terms",
+    "mean": "a mean gives each of its terms an equal share",
+    "matmul": "linear in this factor: multiply by the other, transposed",
+    "getitem": "reading a part: the gradient goes back to its place",
+    "index_update": "writing a part: the gradient splits between old and new",
+    "concatenate": "joined parts: each takes its share",
+    "where": "a choice: the gradient goes the way that was chosen",
+    "maximum": "the maximum selects: the gradient goes to the larger",
+    "minimum": "the minimum selects: the gradient goes to the smaller",
+    "relu": "ReLU: the gradient passes where the unit is active",
+    "conv2d": "convolution is linear in this factor: its adjoint puts each product back at its shift",
+}
+
+
+def reason(walk: Walk, v: Variable) -> str:
+    """Why the adjoint of a variable is what its line says."""
+    edges = walk.edges[v]
+    for edge in edges:
+        if edge.problem:
+            return edge.problem
+    leading = [edge for edge in walk.leading(v) if edge.step.primitive.name not in BOOKKEEPING] or edges
+    told = "; ".join(dict.fromkeys(_through(edge) for edge in leading))
+    if len(edges) > 1:
+        times = _COUNT.get(len(edges), f"{len(edges)} times")
+        told = f"{v.name} is used {times}: its gradients add"
+    kinks = sum(edge.kinks for edge in edges)
+    return f"{told} (not differentiable at {kinks} of the values)" if kinks else told
+
+
+def _through(edge: Edge) -> str:
+    primitive = edge.step.primitive
+    return _SAID.get(primitive.name) or _by_kind(primitive)
+
+
+def _by_kind(primitive: Primitive) -> str:
+    name = primitive.name.replace("_", " ")
+    if isinstance(primitive, Elementwise):
+        return f"{name} acts on each element: multiply by its derivative"
+    if isinstance(primitive, Selection):
+        return f"{name} selects: the gradient goes to what was selected"
+    if isinstance(primitive, Fused):
+        return f"the rule of {name}"
+    if isinstance(primitive, Multilinear):
+        return f"{name} is linear in this factor: apply its adjoint"
+    return f"{name} is linear: apply its adjoint"

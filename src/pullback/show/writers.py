@@ -1,0 +1,175 @@
+"""The two ways a formula is written: text with Unicode, and LaTeX."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from pullback.show.expression import Symbol, Unit
+from pullback.show.layout import Writer
+from pullback.show.notation import ATOM, POWER, PRODUCT, Piece, operator
+
+_GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "zeta": "ζ", "eta": "η",
+    "theta": "θ", "kappa": "κ", "lam": "λ", "lambda": "λ", "lambda_": "λ", "lamda": "λ", "mu": "μ", "nu": "ν",
+    "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω",
+}  # fmt: skip
+_LATEX_NAMES = {"eps": "varepsilon", "lam": "lambda", "lambda_": "lambda", "lamda": "lambda"}
+_ACCENTS = {"hat": ("\u0302", "hat"), "tilde": ("\u0303", "tilde"), "bar": ("\u0304", "bar"), "dot": ("\u0307", "dot")}
+_SUBSCRIPTS = str.maketrans("0123456789+-·ijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋.ᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
+_SUPERSCRIPTS = str.maketrans("0123456789-+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺")
+
+
+def name_parts(name: str) -> tuple[str, str, str]:
+    """A variable's name as base, accent and subscript: `xhat_2` is x, hat, 2; `h1` is h, nothing, 1."""
+    match = re.fullmatch(r"(.+?)_?(\d+)", name) or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
+    base, mark = (match[1], match[2]) if match and not match[1].endswith("]") else (name, "")
+    for accent in _ACCENTS:
+        if (
+            base.endswith(accent)
+            and len(base.removesuffix(accent).rstrip("_")) >= 1
+            and (len(base.removesuffix(accent).rstrip("_")) == 1 or base.removesuffix(accent).rstrip("_") in _GREEK)
+        ):
+            return base.removesuffix(accent).rstrip("_"), accent, mark
+    return base, "", mark
+
+
+class Text(Writer):
+    """Formulas in one line of Unicode."""
+
+    latex = False
+    dot, gap, minus = " ⊙ ", " ", "−"
+
+    def name(self, name: str) -> str:
+        """A variable's name: Greek letters, accents and small numbers."""
+        base, accent, mark = name_parts(name)
+        written = _GREEK.get(base, base) + (_ACCENTS[accent][0] if accent else "")
+        return written + _low(mark)
+
+    def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
+        name = self.name(symbol.name)
+        if symbol.role == "adjoint":
+            name = self.barred(name) if self.style.bars else f"∂{self.name(self.style.loss)}/∂{name}"
+        elif symbol.role == "tangent":
+            name = name[:1] + "\u0307" + name[1:]
+        return Piece(name + ("[" + ",".join(marks) + "]" if marks else ""))
+
+    def barred(self, name: str) -> str:
+        """A name with a bar over its first letter."""
+        return name[:1] + "\u0304" + name[1:]
+
+    def unit(self, unit: Unit, marks: list[str]) -> Piece:
+        return Piece(f"δ[{marks[0]},{unit.place}]" if marks else f"onehot({unit.place})")
+
+    def subscripted(self, piece: Piece, marks: list[str]) -> Piece:
+        return Piece(f"{piece.within(ATOM)}[{','.join(marks)}]")
+
+    def transpose(self, piece: Piece) -> Piece:
+        return Piece(f"{_closed(piece)}ᵀ")
+
+    def diagonal(self, piece: Piece) -> Piece:
+        return Piece(f"diag({piece.text})")
+
+    def norm_squared(self, piece: Piece) -> Piece:
+        return Piece(f"‖{piece.text}‖²", POWER)
+
+    def indicator(self, piece: Piece) -> Piece:
+        return Piece(f"𝟏{{{piece.text}}}")
+
+    def raised(self, piece: Piece, power: Fraction) -> Piece:
+        if power == Fraction(1, 2):
+            return Piece(f"√{_closed(piece)}", POWER)
+        if power < 0:
+            return self.over(Piece("1"), piece if power == -1 else self.raised(piece, -power))
+        whole = power.denominator == 1
+        return Piece(f"{_closed(piece)}{str(power).translate(_SUPERSCRIPTS) if whole else f'^({power})'}", POWER)
+
+    def over(self, top: Piece, bottom: Piece) -> Piece:
+        return Piece(f"{top.within(PRODUCT)} / {bottom.within(POWER)}", PRODUCT)
+
+    def sum_over(self, letters: list[str], piece: Piece) -> Piece:
+        return Piece(f"Σ{_low(''.join(letters))} {piece.within(POWER)}", PRODUCT)
+
+
+def _low(mark: str) -> str:
+    """Characters as subscripts, or after an underscore where Unicode has none."""
+    small = mark.translate(_SUBSCRIPTS)
+    return small if not mark or all(c not in mark or c == "." for c in small) else f"_{mark}"
+
+
+def _closed(piece: Piece) -> str:
+    """A piece that a superscript can stand at: one name, or brackets."""
+    return f"({piece.text})" if "/" in piece.text and "(" not in piece.text[:1] else piece.within(ATOM)
+
+
+class Latex(Writer):
+    """Formulas in LaTeX."""
+
+    latex = True
+    dot, gap, minus = r" \odot ", r"\, ", "-"
+
+    def name(self, name: str) -> str:
+        base, accent, mark = name_parts(name)
+        if base in _GREEK:
+            written = "\\" + _LATEX_NAMES.get(base, base)
+        elif len(base) == 1:
+            written = base
+        else:
+            written = r"\mathrm{" + base.replace("_", r"\_") + "}"
+        if accent:
+            written = rf"\{_ACCENTS[accent][1]}{{{written}}}"
+        return written + (f"_{{{mark}}}" if mark else "")
+
+    def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
+        name = self.name(symbol.name)
+        if symbol.role == "adjoint":
+            name = (
+                rf"\bar{{{name}}}"
+                if self.style.bars
+                else rf"\frac{{\partial {self.name(self.style.loss)}}}{{\partial {name}}}"
+            )
+        elif symbol.role == "tangent":
+            name = rf"\dot{{{name}}}"
+        if not marks:
+            return Piece(name)
+        return Piece(
+            (f"{{{name}}}" if "_" in name or "frac" in name else name) + "_{" + ",".join(map(_mark, marks)) + "}"
+        )
+
+    def unit(self, unit: Unit, marks: list[str]) -> Piece:
+        return Piece(rf"\delta_{{{marks[0]}{unit.place}}}" if marks else rf"{operator('onehot')}({unit.place})")
+
+    def subscripted(self, piece: Piece, marks: list[str]) -> Piece:
+        return Piece(rf"{self._closed(piece)}_{{{','.join(map(_mark, marks))}}}")
+
+    def transpose(self, piece: Piece) -> Piece:
+        return Piece(rf"{self._closed(piece)}^\top")
+
+    def diagonal(self, piece: Piece) -> Piece:
+        return Piece(rf"{operator('diag')}({piece.text})")
+
+    def norm_squared(self, piece: Piece) -> Piece:
+        return Piece(rf"\lVert {piece.text} \rVert^2", POWER)
+
+    def indicator(self, piece: Piece) -> Piece:
+        return Piece(rf"\mathbf{{1}}\{{{piece.text}\}}")
+
+    def raised(self, piece: Piece, power: Fraction) -> Piece:
+        if power == Fraction(1, 2):
+            return Piece(rf"\sqrt{{{piece.text}}}", POWER)
+        if power < 0:
+            return self.over(Piece("1"), piece if power == -1 else self.raised(piece, -power))
+        return Piece(f"{self._closed(piece)}^{{{power}}}", POWER)
+
+    def _closed(self, piece: Piece) -> str:
+        return f"{{{piece.text}}}" if piece.level == ATOM else f"({piece.text})"
+
+    def over(self, top: Piece, bottom: Piece) -> Piece:
+        return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", POWER)
+
+    def sum_over(self, letters: list[str], piece: Piece) -> Piece:
+        return Piece(rf"\sum_{{{','.join(letters)}}} {piece.within(POWER)}", PRODUCT)
+
+
+def _mark(mark: str) -> str:
+    return r"\cdot" if mark == "·" else mark
