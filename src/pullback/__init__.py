@@ -39,8 +39,8 @@ __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
-    "check", "checkpoint", "compile", "custom", "data", "derive", "grad", "hessian", "hvp", "jacobian", "jvp", "nn", "no_grad",
-    "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
+    "check", "checkpoint", "compile", "custom", "data", "derive", "grad", "hessian", "hvp", "jacobian", "jvp", "nn",
+    "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
     "value_and_grad", "vjp",
 ]  # fmt: skip
 

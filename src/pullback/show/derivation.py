@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
-from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.expression import Expression, substituted, symbol
 from pullback.show.layout import Style
 from pullback.show.running import Run, Variable, run
 from pullback.show.simplify import simplify
+from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import can_be_read
 from pullback.show.walk import Walk
 from pullback.show.words import reason
@@ -171,7 +171,7 @@ class Derivation:
         gradient = e.evaluated(self._walk.values, {})
         worst = 0.0
         for direction in directions(self._walk.run.inputs[name].shape, 2, seed=1):
-            found, _ = slope(partial(self._along, name, direction), exact=1e-9)
+            found, _ = slope(partial(self._along, name, direction))
             worst = max(worst, against_slope(gradient, direction, float(found), 1e-12))
         return worst
 

@@ -1,4 +1,4 @@
-"""Derivatives by differences: a judge of rules that knows nothing of them."""
+"""Relative errors of a derivation's numbers: against other numbers, and against slopes along random directions."""
 
 from __future__ import annotations
 
@@ -7,34 +7,16 @@ from typing import Any
 
 import numpy as np
 
-_STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-_SIXTH = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))  # the central formula of sixth order
+from pullback.show.differences import sweep
 
 
-def slope(f: Callable[[float], Any], linear: bool = False, exact: float = 1e-11) -> tuple[Any, Any]:
-    """The derivative at 0 of an array that depends on a number, and an estimate of its error, for each element.
-
-    Central differences of sixth order at shrinking steps; the best is where two neighbouring steps agree most. A linear
-    function needs only one.
-    """
-    if linear:
+def slope(f: Callable[[float], Any], linear: bool = False) -> tuple[Any, Any]:
+    """The derivative at 0 of an array that depends on a number, and where it cannot be told, as at a kink."""
+    if linear:  # one difference is exact
         found = (np.asarray(f(1.0), float) - np.asarray(f(-1.0), float)) / 2.0
-        return found, np.zeros_like(found)
-    best: Any = None
-    error: Any = None
-    last: Any = None
-    for h in _STEPS:
-        with np.errstate(all="ignore"):
-            value = sum(c * (np.asarray(f(k * h), float) - np.asarray(f(-k * h), float)) for k, c in _SIXTH) / h
-        if last is not None:
-            change = np.where(np.isfinite(value - last), np.abs(value - last), np.inf)
-            nearer = np.full(np.shape(value), True) if error is None else change < error
-            best = np.where(nearer, value, best)
-            error = np.where(nearer, change, error)
-            if np.all(error <= exact * np.maximum(np.abs(best), 1.0)):
-                break
-        last = value
-    return best, error
+        return found, np.zeros(found.shape, bool)
+    estimate = sweep(f)
+    return estimate.value, ~estimate.reliable
 
 
 def directions(shape: tuple[int, ...], count: int, seed: int = 0) -> Sequence[Any]:

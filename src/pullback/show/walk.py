@@ -14,10 +14,10 @@ import numpy as np
 
 from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Selection
 from pullback.errors import ShapeError
-from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.expression import Expression, constant, plus, symbol
 from pullback.show.meaning import meaning
 from pullback.show.running import Opened, Run, Step, Variable
+from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import fused_gradients, literal, pulled
 
 Pair = tuple[Expression, Any]
@@ -248,8 +248,7 @@ class Walk:
         for direction in directions(np.shape(values[i]), 2):
             run = _along(primitive, values, i, direction, step.params)
             linear = isinstance(primitive, Linear)
-            found, doubt = zip(*[slope(partial(_part, run, k), linear) for k in range(len(g))], strict=True)
-            rough = [d > 1e-5 * np.maximum(1.0, np.abs(s)) for d, s in zip(doubt, found, strict=True)]
+            found, rough = zip(*[slope(partial(_part, run, k), linear) for k in range(len(g))], strict=True)
             if any(np.any(r) for r in rough) and isinstance(primitive, Elementwise | Selection):
                 edge.kinks = int(sum(np.sum(r) for r in rough))
                 continue
