@@ -196,3 +196,39 @@ def test_a_profile_changes_nothing_of_what_is_donated():
     step.explain(w, np.ones(3000), profile=True)
     np.testing.assert_array_equal(w, before)
     assert step(w, np.ones(3000)) is w
+
+
+# -- what a user asks for --------------------------------------------------------------------------------------------
+def test_an_algorithm_can_be_asked_for():
+    x, w = np.ones((2, 16, 16, 8), np.float32), np.ones((3, 3, 8, 8), np.float32)
+
+    def f(x, w):
+        return conv2d(x, w, padding=((1, 1), (1, 1)))
+
+    for algorithm in ("winograd", "shifted"):
+        compiled = pb.compile(f, algorithms={"conv2d": algorithm})
+        assert [step.primitive.name for step in compiled.explain(x, w).after.steps] == [f"conv2d[{algorithm}]"]
+        np.testing.assert_allclose(compiled(x, w), f(x, w), rtol=1e-5, atol=1e-3)
+    with pytest.raises(pb.ConfigError, match=r"expected one of winograd, .* got 'fft'"):
+        pb.compile(f, algorithms={"conv2d": "fft"})
+    with pytest.raises(pb.ConfigError, match=r"expected one of conv2d, .* got 'matmul'"):
+        pb.compile(f, algorithms={"matmul": "winograd"})
+
+
+def test_memory_is_traded_for_time():
+    rule = optim.adam(1e-3)
+    step, model, (x, y) = training_step(rule), MODELS["levels"](), batch()
+    plain = pb.compile(step)
+    peak = plain.explain(model, rule.init(model), x, y).peak
+    tight = pb.compile(step, memory_limit=peak * 9 // 10)
+    explanation = tight.explain(model, rule.init(model), x, y)
+    assert explanation.peak <= peak * 9 // 10
+    assert len(explanation.after.steps) > len(plain.explain(model, rule.init(model), x, y).after.steps)
+    for a, b in zip(
+        pb.tree.leaves(tight(model, rule.init(model), x, y)),
+        pb.tree.leaves(plain(MODELS["levels"](), rule.init(model), x, y)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(pb.ConfigError, match=r"memory_limit is 1,000 bytes, and the program needs [\d,]+ at least"):
+        pb.compile(step, memory_limit=1000)(model, rule.init(model), x, y)

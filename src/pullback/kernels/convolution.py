@@ -123,9 +123,12 @@ def choose(
     stride: Pair = 1,
     padding: Pair = 0,
     groups: int = 1,
+    preferred: str | None = None,
 ) -> str:
-    """The algorithm that `direction` ("forward", "input_adjoint", "weight_adjoint") uses for these shapes."""
-    return _pick(direction, _shape(input_shape, weight_shape, stride, padding, groups), None)
+    """The algorithm that `direction` ("forward", "input_adjoint", "weight_adjoint") uses for these shapes: `preferred`
+    if it can serve them, else the cheapest."""
+    table = costs(direction, _shape(input_shape, weight_shape, stride, padding, groups))
+    return preferred if preferred in table else min(table, key=lambda name: table[name])
 
 
 def costs(direction: str, shape: Shape) -> dict[str, float]:

@@ -7,7 +7,7 @@ import itertools
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from pullback.core import tree
@@ -16,8 +16,9 @@ from pullback.core.tensor import Tensor
 from pullback.errors import ConfigError
 from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
-from pullback.program.lowering import lower
+from pullback.program.lowering import check_algorithms, lower
 from pullback.program.passes import frozen, optimise
+from pullback.program.recompute import within
 from pullback.program.recording import Recorded, record
 from pullback.program.replay import Replay
 
@@ -53,7 +54,13 @@ class _Entry(NamedTuple):
 class Compiled:
     """A function that runs as a recorded program. Made by `pb.compile`."""
 
-    def __init__(self, f: Callable[..., Any], donate: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        donate: Collection[int] = (),
+        memory_limit: int | None = None,
+        algorithms: Mapping[str, str] | None = None,
+    ) -> None:
         functools.update_wrapper(self, f, updated=())
         # A module, or a method of one, is compiled with its parameters as inputs.
         owner = getattr(f, "__self__", f)
@@ -61,6 +68,8 @@ class Compiled:
         self._owner = (owner,) if bound else ()
         self._f = getattr(f, "__func__", type(f).__call__) if bound else f
         self._donate = frozenset(donate)
+        self._memory_limit = memory_limit
+        self._algorithms = check_algorithms(algorithms or {})
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -102,12 +111,16 @@ class Compiled:
             if entry is None or not _state_fits(entry):
                 recorded = record(self._f, leaves, structure)
                 kept = structure, [leaf for leaf in leaves if not is_array(leaf)]
-                program = fuse(lower(optimise(recorded.program)))
+                program = self._improved(recorded.program)
                 entry = self._programs[key] = _Entry(recorded, Replay(program, self._donated(program, args)), kept)
             self._programs.move_to_end(key)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
             return entry
+
+    def _improved(self, program: Program) -> Program:
+        program = fuse(lower(optimise(program), self._algorithms))
+        return program if self._memory_limit is None else within(program, self._memory_limit)
 
     def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:
         """The inputs of the program that are arrays of arguments in `donate`."""
@@ -120,10 +133,21 @@ class Compiled:
 
 
 @overload
-def compile(f: Callable[..., Any], *, donate: Collection[int] = ()) -> Compiled: ...
+def compile(
+    f: Callable[..., Any],
+    *,
+    donate: Collection[int] = (),
+    memory_limit: int | None = None,
+    algorithms: Mapping[str, str] | None = None,
+) -> Compiled: ...
 @overload
-def compile(*, donate: Collection[int] = ()) -> Callable[[Callable[..., Any]], Compiled]: ...
-def compile(f: Callable[..., Any] | None = None, *, donate: Collection[int] = ()) -> Any:
+def compile(
+    *,
+    donate: Collection[int] = (),
+    memory_limit: int | None = None,
+    algorithms: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(f: Callable[..., Any] | None = None, **options: Any) -> Any:
     """f as a program: recorded at the first call, and replayed without Python in between at those that follow.
 
         step = pb.compile(lambda w, x, y: pb.value_and_grad(loss)(w, x, y))
@@ -141,12 +165,17 @@ def compile(f: Callable[..., Any] | None = None, *, donate: Collection[int] = ()
             Where a result is computed from such an array element by element, it takes its memory: parameters and
             moments are updated in place. An array that the function returned in this way is then overwritten when it
             is passed in again. Arrays from elsewhere are copied at first and never overwritten.
+        memory_limit: bytes that all values made by the steps may take at once. Where they would take more, elementwise
+            results are computed again when they are needed late, and not kept.
+        algorithms: for "conv2d", "conv2d_input_adjoint" and "conv2d_weight_adjoint", the algorithm to use wherever it
+            can serve, in place of the cheapest by estimate: "winograd", "shifted", ...; `explain` shows the choice.
 
     Raises:
         LeavesTapeError: f asks for the value of an array: in `if` or `while`, by float(), `.item()` or `.value`.
         MutationError: f writes into one of its arguments.
+        ConfigError: an option does not fit, such as a memory limit that cannot be kept.
     """
-    return functools.partial(compile, donate=donate) if f is None else Compiled(f, donate)
+    return functools.partial(compile, **options) if f is None else Compiled(f, **options)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

@@ -6,22 +6,38 @@ two arrays. `fusion.py` then joins these with what is around them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pullback.core.primitive import PRIMITIVES, Params
+from pullback.errors import ConfigError
 from pullback.program import operations
 from pullback.program.ir import Program, Step, Type
 from pullback.rules import convolution, linalg, nn, optim, pooling
 from pullback.rules.compiled import worth_compiling
 
+ALGORITHMS = ("winograd", "shifted", "scattered", "tiny", "pointwise", "depthwise")
+"""The algorithms of convolution; no single one serves every shape."""
 
-def lower(program: Program) -> Program:
-    """The program with operations for all steps that kernels serve, if any of them is worth compiling kernels for."""
-    lowering = _Lowering(program)
+
+def check_algorithms(asked: Mapping[str, str]) -> dict[str, str]:
+    """The algorithms that a user asks for; raises ConfigError for a name that means nothing."""
+    for name, algorithm in asked.items():
+        for what, known in ((name, operations.DIRECTIONS.values()), (algorithm, ALGORITHMS)):
+            if what not in known:
+                raise ConfigError(f"pb.compile: algorithms: expected one of {', '.join(known)}, got {what!r}")
+    return dict(asked)
+
+
+def lower(program: Program, algorithms: Mapping[str, str] | None = None) -> Program:
+    """The program with operations for all steps that kernels serve, if any of them is worth compiling kernels for.
+
+    `algorithms` are those of convolution to use, by the name of the primitive, where they can serve.
+    """
+    lowering = _Lowering(program, algorithms or {})
     if not any(lowering.is_worth_it(step) for step in program.steps):
         return program
     for step in program.steps:
@@ -34,8 +50,9 @@ def lower(program: Program) -> Program:
 class _Lowering:
     """The steps so far, and the types of the places that they add."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, algorithms: Mapping[str, str]) -> None:
         self.program = program
+        self.algorithms = algorithms
         self.types = dict(program.types)
         self.steps: list[Step] = []
         self.makers = {place: step for step in program.steps for place in step.outputs}
@@ -93,7 +110,8 @@ def _convolution(direction: str) -> Callable[[Step, _Lowering], bool]:
         }[direction]
         (top, _), (left, _) = step.params["padding"]
         geometry = {name: step.params[name] for name in ("stride", "padding", "groups")}
-        algorithm = kernels.choose(direction, x, w, geometry["stride"], (top, left), geometry["groups"])
+        preferred = to.algorithms.get(operations.DIRECTIONS[direction])
+        algorithm = kernels.choose(direction, x, w, geometry["stride"], (top, left), geometry["groups"], preferred)
         return to.add(step, operations.convolution(direction, algorithm), step.inputs, step.outputs, **geometry)
 
     return rule

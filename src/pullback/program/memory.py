@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -33,13 +34,8 @@ def plan(program: Program, elsewhere: Collection[int] = (), donated: Collection[
     The values in `elsewhere` are made otherwise, and not in the arena. The memory of the inputs in `donated` may be
     written over.
     """
-    owners = _owners(program)
-    last = {place: len(program.steps) for output in program.outputs for place in owners[output]}
-    for number, step in enumerate(program.steps):
-        for place in (*step.inputs, *step.outputs):
-            for owner in owners[place]:
-                last[owner] = max(last.get(owner, 0), number)
-    born = {place: number for number, step in enumerate(program.steps) for place in step.outputs}
+    last = last_uses(program)
+    born = _born(program)
     planned = [
         place
         for place, number in born.items()
@@ -60,13 +56,34 @@ def plan(program: Program, elsewhere: Collection[int] = (), donated: Collection[
     for place, number in last.items():
         if number < len(program.steps) and place in born:
             dying[number].append(place)
-    alive = [0] * (len(program.steps) + 1)
-    for place, number in born.items():
-        if not program.steps[number].primitive.view and place not in homes:
-            alive[number] += program.types[place].nbytes
-            alive[min(last[place] + 1, len(program.steps))] -= program.types[place].nbytes
-    peak = max(np.cumsum(alive).tolist(), default=0)
+    peak = max(alive(program, homes), default=0)
     return Plan(dict(zip(planned, offsets, strict=True)), size, [tuple(places) for places in dying], homes, peak)
+
+
+def last_uses(program: Program) -> dict[int, int]:
+    """The number of the last step that takes each value, or one in its memory; for results, one behind the last."""
+    owners = _owners(program)
+    last = {place: len(program.steps) for output in program.outputs for place in owners[output]}
+    for number, step in enumerate(program.steps):
+        for place in (*step.inputs, *step.outputs):
+            for owner in owners[place]:
+                last[owner] = max(last.get(owner, 0), number)
+    return last
+
+
+def alive(program: Program, homes: Collection[int] = ()) -> list[int]:
+    """During each step, the bytes of all that steps have made and that is still needed; `homes` lie elsewhere."""
+    last, change = last_uses(program), [0] * (len(program.steps) + 1)
+    for place, number in _born(program).items():
+        if not program.steps[number].primitive.view and place not in homes:
+            change[number] += program.types[place].nbytes
+            change[min(last[place] + 1, len(program.steps))] -= program.types[place].nbytes
+    return list(itertools.accumulate(change[:-1]))
+
+
+def _born(program: Program) -> dict[int, int]:
+    """The number of the step that makes each value."""
+    return {place: number for number, step in enumerate(program.steps) for place in step.outputs}
 
 
 class Span(NamedTuple):

@@ -30,6 +30,14 @@ class Operation(Primitive):
 
 
 # -- convolution -----------------------------------------------------------------------------------------------------
+DIRECTIONS = {
+    "forward": "conv2d",
+    "input_adjoint": "conv2d_input_adjoint",
+    "weight_adjoint": "conv2d_weight_adjoint",
+}
+"""The three maps of a convolution as the kernels call them, and the primitives."""
+
+
 @cache
 def convolution(direction: str, algorithm: str) -> Operation:
     """One of the three maps of a convolution, "forward", "input_adjoint" or "weight_adjoint", by one algorithm."""
@@ -52,9 +60,8 @@ def convolution(direction: str, algorithm: str) -> Operation:
         x, g = values
         kernels.weight_adjoint(x, g, outs[0].shape, *_geometry(params), outs[0], algorithm)
 
-    names = {"forward": "conv2d", "input_adjoint": "conv2d_input_adjoint", "weight_adjoint": "conv2d_weight_adjoint"}
     write = {"forward": forward, "input_adjoint": input_adjoint, "weight_adjoint": weight_adjoint}[direction]
-    return Operation(f"{names[direction]}[{algorithm}]", write)
+    return Operation(f"{DIRECTIONS[direction]}[{algorithm}]", write)
 
 
 def _geometry(params: Params) -> tuple[Any, Any, Any]:
