@@ -204,7 +204,7 @@ def test_other_settings_in_the_same_run(
         ({"options": ["--held-out", "0"]}, "held_out: expected a number above 0 and below 1"),
         ({"options": ["--held-out", "1e-9"]}, "is held out"),
         ({"options": ["--teacher-mean", "1,2"]}, "options of the teacher: teacher description: mean must be"),
-        ({"options": ["--teacher-size", "24"]}, "its description says NCHW (n, 3, 24, 24), but its input 'x'"),
+        ({"options": ["--teacher-size", "24"]}, "its description says NCHW (n, 3, 24, 24), but its input is"),
         ({"options": ["--teacher-layout", "NHWC"]}, "it looks like NCHW"),
         ({"options": ["--teacher-output", "probabilities"]}, "does not sum to one"),
         ({"options": ["--teacher-background"]}, "3 outputs with the background, but the class list"),
@@ -231,7 +231,7 @@ def test_wrong_input(
 
 def test_no_teacher(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", str(folder)]) == 2
-    assert "--teacher FILE.onnx" in capsys.readouterr().err
+    assert "--teacher NAME|FILE.onnx" in capsys.readouterr().err
 
 
 def test_copies_are_never_on_both_sides(

@@ -88,3 +88,11 @@ def test_wrong_options(
 
 def test_no_teacher(call: Any, folder: Path) -> None:
     assert "no teacher given" in call("label", folder).err
+
+
+def test_teachers(call: Any) -> None:
+    outcome = call("teachers")
+    assert outcome.code == 0
+    assert "efficientnet-lite0" in outcome.out
+    listed = json.loads(call("teachers", "--json").out)
+    assert {"name", "parameters", "accuracy", "size", "licence", "installed", "install"} <= listed[0].keys()

@@ -144,7 +144,7 @@ U1 = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR"
         (b"K\x01Q.", "BINPERSID"),
         (b"\x97.", "NEXT_BUFFER"),
         (RECONSTRUCT + b"(cnumpy\ndtype\n(K\x00tU\x01btR.", "a call of"),
-        (RECONSTRUCT + b"}b.", "set the state of a _Name"),
+        (RECONSTRUCT + b"}b.", "set the state of a Name"),
         (b"]}b.", "set the state of a list"),
         (BLANK + b"(K\x01K\x02\x85U\x02f8\x89U\x02xxtb.", "not uint8"),
         (BLANK + b"(K\x01K\x02\x85" + U1 + b"\x89U\x03xxxtb.", r"damaged: .*shape \(2,\) has 3 bytes"),

@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "layer norm": (lambda t: nn.LayerNorm(5, dtype=t), (2, 3, 5)),
     "dropout": (lambda t: nn.Dropout(0.4, rng=0), (6, 5)),
     "relu": (lambda t: nn.ReLU(), (3, 4)),
+    "relu6": (lambda t: nn.ReLU6(), (3, 4)),
     "leaky relu": (lambda t: nn.LeakyReLU(0.1), (3, 4)),
     "prelu": (lambda t: nn.PReLU(4, dtype=t), (3, 4)),
     "prelu, one slope": (lambda t: nn.PReLU(dtype=t), (3, 4)),

@@ -153,7 +153,7 @@ def test_interrupted_and_continued(colours: Any, teacher: Counting, tmp_path: Pa
         label_folder(folder, teacher, tmp_path / "out", batch_size=4, on_progress=interrupt)
     assert len(LabelTable(tmp_path / "out")) == 12  # what was labelled is kept, although no shard was full
     result = label_folder(folder, teacher, tmp_path / "out", batch_size=4)
-    whole = label_folder(folder, Teacher(teacher.path, colours.SPEC), tmp_path / "whole").labels
+    whole = label_folder(folder, Teacher(teacher.source, colours.SPEC), tmp_path / "whole").labels
     assert result.labelled == 18
     assert columns(result.labels, "path", "sha256", "label") == columns(whole, "path", "sha256", "label")
     assert sum(map(len, map(read_paths, shard_paths(tmp_path / "out")))) == 30
@@ -181,7 +181,7 @@ def test_killed_and_continued(colours: Any, teacher: Counting, tmp_path: Path) -
     """SIGKILL, twice: whole shards stay, what is missing is made up for, and no image has two labels."""
     folder, out = colours.images(), tmp_path / "out"
     for last in (10, 22):
-        killed = subprocess.run([sys.executable, "-c", KILLED, folder, teacher.path, out, str(last)], check=False)
+        killed = subprocess.run([sys.executable, "-c", KILLED, folder, teacher.source, out, str(last)], check=False)
         assert killed.returncode == -signal.SIGKILL
     (out / "part-00099.parquet.part").write_bytes(b"half a shard")
     assert len(LabelTable(out)) == 18
@@ -233,7 +233,7 @@ def test_answers_that_are_not_finite_are_set_aside(colours: Any, teacher: Counti
             return answers
 
     marked = colours.pixels(folder, ["a/image 002.png"])[0, 0, 0, 0]
-    result = label_folder(folder, Failing(teacher.path, colours.SPEC), tmp_path / "out")
+    result = label_folder(folder, Failing(teacher.source, colours.SPEC), tmp_path / "out")
     assert result.skipped == {"a/image 002.png": "the teacher's answer to it is not finite"}
     assert "a/image 002.png" not in result.labels.paths
     answers = colours.probabilities(colours.pixels(folder, result.labels.paths))
@@ -266,7 +266,7 @@ def test_labels_of_two_kinds_are_not_mixed(
     label_folder(folder, teacher, tmp_path / "out")
     with pytest.raises(ConfigError, match=message):
         label_folder(folder, teacher, tmp_path / "out", **settings)
-    other = Teacher(teacher.path, replace(colours.SPEC, mean=(99.0,)))
+    other = Teacher(teacher.source, replace(colours.SPEC, mean=(99.0,)))
     with pytest.raises(ConfigError, match="preprocessing"):
         label_folder(folder, other, tmp_path / "out")
 

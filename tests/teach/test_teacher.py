@@ -125,11 +125,11 @@ def test_pixel_statistics_are_never_guessed(colours: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "wrong", "parts"),
     [
-        ({}, {"layout": "NHWC"}, ["NHWC (n, 8, 10, 3)", "'images'", "(n, 3, 8, 10)", "it looks like NCHW"]),
+        ({}, {"layout": "NHWC"}, ["NHWC (n, 8, 10, 3)", "(n, 3, 8, 10)", "it looks like NCHW"]),
         ({"layout": "NHWC"}, {"layout": "NCHW"}, ["NCHW (n, 3, 8, 10)", "(n, 8, 10, 3)", "it looks like NHWC"]),
         ({}, {"size": (10, 8)}, ["(n, 3, 10, 8)", "(n, 3, 8, 10)"]),
-        ({}, {"size": None, "output": "probabilities"}, ["says probabilities", "'answers' does not sum to one"]),
-        ({"softmax": True}, {"output": "logits"}, ["says logits", "'answers' sums to one"]),
+        ({}, {"size": None, "output": "probabilities"}, ["says probabilities", "its output does not sum to one"]),
+        ({"softmax": True}, {"output": "logits"}, ["says logits", "its output sums to one"]),
         ({"size": ("h", "w")}, {"size": None}, ["leaves the image size open"]),
         ({}, {"mean": (0.0,), "std": (1e-36,)}, ["not finite on random pixels; check scale, mean and std"]),
     ],
@@ -238,5 +238,5 @@ def test_known_teacher_needs_no_description(data_folder: Path, tmp_path: Path) -
     teacher = Teacher(data_folder / "teacher" / "efficientnet_lite0_224.onnx")
     assert (teacher.spec.name, teacher.size, len(teacher.classes)) == ("efficientnet-lite0", (224, 224), 1000)
     assert teacher.classes[571].short == "gas pump"
-    (tmp_path / "renamed.onnx").symlink_to(teacher.path)  # known by its content
+    (tmp_path / "renamed.onnx").symlink_to(teacher.source)  # known by its content
     assert Teacher(tmp_path / "renamed.onnx").spec == teacher.spec

@@ -13,8 +13,6 @@ import tyro
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
-from pullback.errors import ConfigError
-from pullback.teach import Teacher
 from pullback.train import Settings
 from pullback.train.distill import Distillation, distill
 from pullback.train.report import duration
@@ -44,7 +42,7 @@ class Command(Options):
 
     folder: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of images in any tree, of any size. They are only read."""
-    teacher: Annotated[str | None, tyro.conf.arg(metavar="FILE.onnx")] = None
+    teacher: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.onnx|PACKAGE:CALLABLE")] = None
     """The pretrained network; always needed."""
     out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Run folder to make, or to continue; where not given, runs/distill-FOLDER."""
@@ -62,12 +60,10 @@ class Command(Options):
     student: tyro.conf.OmitArgPrefixes[Student]
 
     def run(self) -> int:
-        if self.teacher is None:
-            raise ConfigError("no teacher given: expected `pullback distill FOLDER --teacher FILE.onnx`.")
         with Progress("labelling", "images", quiet=self.json) as progress:
             result = distill(
                 self.folder,
-                Teacher(self.teacher, self.description.spec()),
+                self.description.open(self.teacher),
                 self.out or Path("runs") / f"distill-{Path(self.folder).resolve().name}",
                 Settings(**{field.name: getattr(self.student, field.name) for field in fields(Settings)}),
                 classes=self.classes,

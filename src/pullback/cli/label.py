@@ -14,8 +14,7 @@ import tyro
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
-from pullback.errors import ConfigError
-from pullback.teach import Labelling, Selection, Teacher, label_folder, select_classes
+from pullback.teach import Labelling, Selection, label_folder, select_classes
 from pullback.train.report import duration
 from pullback.train.signals import terminated_as_interrupt
 
@@ -53,18 +52,16 @@ class Command(Options):
     """Use at most so many images of each class, the most certain ones."""
     balance: bool = False
     """Use equally many images of each class."""
-    batch_size: int = 8
-    """Images in one call of the teacher."""
+    batch_size: int | None = None
+    """Images in one call of the teacher; not given: 8 on a CPU, 128 on a GPU."""
     workers: int | None = None
     """Threads that run the teacher, and threads that decode; not given: one for each processor."""
     description: tyro.conf.OmitArgPrefixes[Description]
 
     def run(self) -> int:
         """Exit code 0 also where some images could not be read: they are listed."""
-        if self.teacher is None:
-            raise ConfigError("no teacher given: expected `pullback label FOLDER --teacher NAME|FILE.onnx`.")
         selection = Selection(self.min_confidence, self.max_per_class, self.balance)
-        teacher = Teacher(self.teacher, self.description.spec())
+        teacher = self.description.open(self.teacher)
         chosen = [c.index for c in select_classes(teacher.classes, self.classes)]
         out = Path(self.out) if self.out else Path("labels") / Path(self.folder).resolve().name
         with terminated_as_interrupt(), Progress("labelling", "images", quiet=self.json) as progress:

@@ -1,25 +1,26 @@
-"""Reads the pickle of a CIFAR batch without being able to run anything a pickle may ask for.
+"""Reads pickles of plain values and arrays without being able to run anything a pickle may ask for.
 
 A pickle is a program. `pickle.load` executes it, importing and calling whatever it names; this is another machine for
-the same instructions, which can build numbers, strings, bytes, tuples, lists, dicts and uint8 arrays, because it has
-no means to do anything else: a name is only compared with those that NumPy's arrays use, and nothing is ever imported
-or called. What it builds is never larger than a small multiple of the file.
+the same instructions, which can build numbers, strings, bytes, tuples, lists, dicts and arrays, because it has no means
+to do anything else: a name is only compared with a few that it knows, and nothing is ever imported or called. What it
+builds is never larger than a small multiple of the file.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from pullback.errors import DataError
 
 _RECONSTRUCT = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
-_KNOWN_NAMES = _RECONSTRUCT | {"numpy.ndarray", "numpy.dtype"}
+_KNOWN_NAMES = frozenset(_RECONSTRUCT | {"numpy.ndarray", "numpy.dtype"})
 
 _LITERALS = {
     "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
@@ -33,7 +34,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class _Name:
+class Name:
     """A name that the pickle mentions: a mark on the stack, without the thing it names."""
 
     def __init__(self, name: str) -> None:
@@ -50,11 +51,17 @@ def read_pickle(data: bytes, source: str) -> Any:
     Strings of Python 2 come as str, decoded as Latin-1, byte for byte. Raises `DataError`, with `source` in front,
     naming what was refused, or saying that the pickle is damaged.
     """
+    with damage_named(source):
+        return _Arrays(data).run()
+
+
+@contextmanager
+def damage_named(source: str) -> Iterator[None]:
+    """Turns what instructions that do not fit each other, or an early end, come to into a DataError with a name."""
     try:
-        return _Machine(data).run()
+        yield
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    # What instructions that do not fit each other, or an early end, come to.
     except (
         ValueError,
         IndexError,
@@ -68,12 +75,19 @@ def read_pickle(data: bytes, source: str) -> Any:
         raise DataError(f"{source}: the pickle is damaged: {type(error).__name__}: {error}") from error
 
 
-class _Machine:
-    """The pickle machine's stack, marks and memo; each instruction is a method or an entry of a table above."""
+class PickleMachine:
+    """The pickle machine's stack, marks and memo; each instruction is a method or an entry of a table above.
 
-    def __init__(self, data: bytes) -> None:
+    A subclass says which names it knows, and what a call of one of them means.
+    """
+
+    known_names: frozenset[str] = frozenset()
+    holds = "numbers, strings, lists and dicts"
+    """What it can build, for errors."""
+
+    def __init__(self, data: bytes | IO[bytes]) -> None:
+        """A stream is read to the end of its first pickle, and no further."""
         self.data = data
-        self.bytes_left = len(data)  # for arrays; their contents are in the data, so more would be the same bytes again
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
@@ -95,10 +109,7 @@ class _Machine:
             elif name not in ("PROTO", "FRAME", "STOP"):
                 method = getattr(self, f"op_{name.lower()}", None)
                 if method is None:
-                    raise DataError(
-                        f"refused the pickle instruction {name}: "
-                        "it may hold only numbers, strings, lists, dicts and uint8 arrays"
-                    )
+                    raise DataError(f"refused the pickle instruction {name}: it may hold only {self.holds}")
                 method(*(() if argument is None else (argument,)))
         return self.stack.pop()
 
@@ -130,19 +141,19 @@ class _Machine:
 
     def op_append(self) -> None:
         item = self.stack.pop()
-        _expect(self.stack[-1], list).append(item)
+        expect(self.stack[-1], list).append(item)
 
     def op_appends(self) -> None:
         items = self.to_mark()
-        _expect(self.stack[-1], list).extend(items)
+        expect(self.stack[-1], list).extend(items)
 
     def op_setitem(self) -> None:
         items = [self.stack.pop(-2), self.stack.pop()]
-        _expect(self.stack[-1], dict).update(_pairs(items))
+        expect(self.stack[-1], dict).update(_pairs(items))
 
     def op_setitems(self) -> None:
         items = self.to_mark()
-        _expect(self.stack[-1], dict).update(_pairs(items))
+        expect(self.stack[-1], dict).update(_pairs(items))
 
     def op_global(self, words: str) -> None:
         self.mention(".".join(words.split(" ", 1)))
@@ -152,29 +163,51 @@ class _Machine:
         self.mention(f"{module}.{name}")
 
     def mention(self, name: str) -> None:
-        if name not in _KNOWN_NAMES:
-            raise DataError(
-                f"refused {name!r:.80}, which this pickle asks for: it may hold only plain values and uint8 arrays"
-            )
-        self.stack.append(_Name(name))
+        if name not in self.known_names:
+            raise DataError(f"refused {name!r:.80}, which this pickle asks for: it may hold only {self.holds}")
+        self.stack.append(Name(name))
 
     def op_reduce(self) -> None:
-        arguments, called = self.stack.pop(), _expect(self.stack.pop(), _Name).name
-        if called in _RECONSTRUCT and arguments[0].name == "numpy.ndarray":
-            self.stack.append(np.empty(0, np.uint8))
-        elif called == "numpy.dtype":
-            if arguments[0] != "u1":
-                raise DataError(f"refused an array of dtype {arguments[0]!r:.80}: only uint8 ('u1') is read")
-            self.stack.append(_Uint8())
-        else:
-            raise DataError(f"refused a call of {called!r}")
+        arguments, called = self.stack.pop(), expect(self.stack.pop(), Name).name
+        self.stack.append(self.call(called, arguments))
 
     def op_build(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
+        state = self.stack.pop()
+        self.set_state(self.stack[-1], state)
+
+    def call(self, name: str, arguments: Any) -> Any:
+        """What a call of a known name gives. Raises DataError for one that has no meaning."""
+        raise DataError(f"refused a call of {name!r}")
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """Gives what a call made its contents. Raises DataError where that has no meaning."""
+        raise DataError(f"refused to set the state of a {type(target).__name__}")
+
+
+class _Arrays(PickleMachine):
+    """Plain values and NumPy arrays of uint8."""
+
+    known_names = _KNOWN_NAMES
+    holds = "numbers, strings, lists, dicts and uint8 arrays"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.bytes_left = len(data)  # for arrays; their contents are in the data, so more would be the same bytes again
+
+    def call(self, name: str, arguments: Any) -> Any:
+        if name in _RECONSTRUCT and arguments[0].name == "numpy.ndarray":
+            return np.empty(0, np.uint8)
+        if name == "numpy.dtype":
+            if arguments[0] != "u1":
+                raise DataError(f"refused an array of dtype {arguments[0]!r:.80}: only uint8 ('u1') is read")
+            return _Uint8()
+        return super().call(name, arguments)
+
+    def set_state(self, target: Any, state: Any) -> None:
         if isinstance(target, np.ndarray):
             self.fill(target, *state)
         elif not isinstance(target, _Uint8):  # a dtype's state is its byte order and alignment: nothing for one byte
-            raise DataError(f"refused to set the state of a {type(target).__name__}")
+            super().set_state(target, state)
 
     def fill(
         self, array: np.ndarray[Any, Any], version: Any, shape: Any, dtype: Any, fortran: Any, contents: Any
@@ -184,7 +217,7 @@ class _Machine:
             raise DataError("refused an array whose elements are not uint8")
         if not all(type(length) is int and length >= 0 for length in shape):
             raise ValueError("the shape of an array is not made of whole numbers")
-        raw = contents.encode("latin-1") if isinstance(contents, str) else _expect(contents, bytes)
+        raw = contents.encode("latin-1") if isinstance(contents, str) else expect(contents, bytes)
         self.bytes_left -= len(raw)
         if len(raw) != prod(shape) or self.bytes_left < 0:
             raise ValueError(f"an array of shape {shape} has {len(raw)} bytes")
@@ -199,7 +232,8 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _expect(value: Any, kind: type) -> Any:
+def expect(value: Any, kind: type) -> Any:
+    """The value, if it is of this kind; ValueError otherwise."""
     if not isinstance(value, kind):
         raise ValueError(f"an instruction met a {type(value).__name__} where it needs a {kind.__name__}")
     return value

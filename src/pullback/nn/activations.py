@@ -13,7 +13,7 @@ from pullback.nn.checks import check_features
 from pullback.nn.module import Module
 from pullback.rules.nn import erf, relu, sigmoid, softmax
 
-__all__ = ["GELU", "LeakyReLU", "PReLU", "ReLU", "Sigmoid", "Softmax", "Tanh"]
+__all__ = ["GELU", "LeakyReLU", "PReLU", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
 
 
 class _Activation(Module):
@@ -29,6 +29,13 @@ class ReLU(_Activation):
     """max(x, 0); the derivative at 0 is 0."""
 
     function = staticmethod(relu)
+
+
+class ReLU6(Module):
+    """min(max(x, 0), 6), as in networks for small devices (Howard et al., arXiv:1704.04861)."""
+
+    def forward(self, x: Array) -> Array:
+        return np.minimum(relu(x), 6)
 
 
 class Sigmoid(_Activation):

@@ -57,12 +57,14 @@ class Conv2d(Module):
 
     def forward(self, x: Array) -> Array:
         check_features("Conv2d", x, self.inputs, ("N", "H", "W"))
-        padding = self._same(x.shape[1:3]) if isinstance(self.padding, str) else self.padding
-        y = conv2d(x, self.weight, stride=self.stride, padding=padding, groups=self.groups)
+        y = conv2d(x, self.weight, stride=self.stride, padding=self.padding_of(x.shape[1:3]), groups=self.groups)
         return y if self.bias is None else y + self.bias
 
-    def _same(self, size: Pair) -> tuple[Pair, Pair]:
-        """The padding for outputs of size / stride, rounded up; the odd zero goes after the image."""
+    def padding_of(self, size: Pair) -> tuple[Pair, Pair]:
+        """The zeros around an image of this size. "same" is outputs of size / stride, rounded up; the odd zero goes
+        after the image."""
+        if not isinstance(self.padding, str):
+            return self.padding
         rows, columns = (
             max((-(-n // stride) - 1) * stride + kernel - n, 0)
             for n, stride, kernel in zip(size, self.stride, self.kernel, strict=True)

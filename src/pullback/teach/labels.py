@@ -62,7 +62,7 @@ def label_folder(
     top_k: int | None = None,
     interpolation: str = "bicubic",
     tta: str = "none",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     workers: int | None = None,
     shard_rows: int = 4096,
     shard_seconds: float = 5.0,
@@ -80,7 +80,7 @@ def label_folder(
         top_k: keep only the k largest probabilities of each image; all if None.
         interpolation: how images are resized to the teacher's size, by Pillow's name (`bicubic`, `box`, ...).
         tta: test-time augmentation: `flip` averages the answers to each image and to its mirror image.
-        batch_size: images in one call of the teacher.
+        batch_size: images in one call of the teacher; 8 on a CPU and 128 on a GPU if None.
         workers: how many threads run the teacher, and how many decode; the number of processors if None.
         shard_rows, shard_seconds: a shard is written after so many rows or seconds, all that a kill loses.
         on_progress: called as `on_progress(done, total)`, in images.
@@ -96,6 +96,7 @@ def label_folder(
     source, out = open_source(folder), Path(out)
     kind = LabelKind.of(teacher, select_classes(teacher.classes, classes), interpolation, top_k, tta)
     workers = (os.cpu_count() or 1) if workers is None else workers
+    batch_size = (8 if teacher.device == "cpu" else 128) if batch_size is None else batch_size
     _check_settings(source.root, out, kind, batch_size, workers)
     listing = source.listing()
     if not listing and not listing.refused:
@@ -154,7 +155,8 @@ class _Job:
         )
         # Two batches ahead for each worker: none waits for a decoder, and memory stays bounded.
         batches = self._batches(to_do, read, batch_size)
-        for batch in map_ahead(self._answered, batches, workers=workers, ahead=2 * workers):
+        callers = workers if self.teacher.parallel else 1
+        for batch in map_ahead(self._answered, batches, workers=callers, ahead=2 * workers):
             writer.append(batch.images, batch.answers)
             for image in batch.recognised:
                 writer.copy(self.known.answer(image.sha256), [image])

@@ -7,20 +7,60 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pullback.errors import TeacherError
+from pullback.teach.network import Network
+from pullback.teach.spec import KNOWN, KNOWN_SHA256, TeacherSpec, shown
 
 
-def open_model(path: Path, threads: int) -> tuple[Any, str]:
-    """An onnxruntime session on the CPU with so many threads, and the SHA-256 of the file and of the weights beside it.
+def open_onnx(path: Path, threads: int, device: str) -> Network:
+    """The network in an ONNX file, to be run by onnxruntime with so many threads a call, on `device`.
+
+    Its hash is of the file and of the weights beside it.
 
     Raises TeacherError where the file is missing, is no ONNX model, names weights outside its folder, or cannot be run.
     """
     content = _read(path)
     weights = _weight_files(path, content)
-    return _session(path, content, bool(weights), threads), _digest(content, weights)
+    sha256 = _digest(content, weights)
+    # The bytes that were checked, not the file as it is now; with weights beside it onnxruntime must know the folder.
+    model = str(path) if weights else content
+    network = run_onnx(model, str(path), sha256, threads, device)
+    spec = KNOWN.get(KNOWN_SHA256.get(sha256, path.stem), TeacherSpec()).filled_from(TeacherSpec(name=path.stem))
+    return replace(network, spec=spec, file=path)
+
+
+def run_onnx(model: bytes | str, source: str, sha256: str, threads: int, device: str) -> Network:
+    """The network of a model, given as its bytes or as the path of its file."""
+    session, used = _session(model, source, threads, device)
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs)
+        raise TeacherError(f"teacher '{source}': expected one input, the images; it has {len(inputs)}: {names}")
+    name, kind, shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
+    if kind != "tensor(float)" or len(shape) != 4:
+        raise TeacherError(
+            f"teacher '{source}': expected a float32 input of four axes, a batch of images; "
+            f"its input '{name}' is {kind} {shown(shape)}"
+        )
+    output = session.get_outputs()[0].name
+
+    def run(batch: NDArray[np.float32]) -> NDArray[Any]:
+        try:
+            (answer,) = session.run([output], {name: batch})
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise TeacherError(
+                f"teacher '{source}': it fails on an input {shown(batch.shape)}: {first_line(error)}"
+            ) from None
+        return np.asarray(answer)
+
+    return Network(source, sha256, run, shape, parallel=used == "cpu", device=used)
 
 
 def first_line(error: BaseException) -> str:
@@ -87,17 +127,27 @@ def _digest(content: bytes, weights: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _session(path: Path, content: bytes, weights_outside: bool, threads: int) -> Any:
+def _session(model: bytes | str, source: str, threads: int, device: str) -> tuple[Any, str]:
+    """A session, and the device it runs on."""
     import onnxruntime
 
+    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not cuda:
+        raise TeacherError(
+            f"teacher '{source}': this onnxruntime cannot use a GPU: install onnxruntime-gpu in its place"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is wrong is told by the exception
     # Threads that spin while they wait would take the processor from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The bytes that were checked, not the file as it is now; with weights beside it onnxruntime must know the folder.
-    model = str(path) if weights_outside else content
+    providers = ["CUDAExecutionProvider"] * (cuda and device != "cpu") + ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no base of their own
-        raise TeacherError(f"teacher '{path}': onnxruntime cannot run it: {first_line(error)}") from None
+        raise TeacherError(f"teacher '{source}': onnxruntime cannot run it: {first_line(error)}") from None
+    # It falls back to the CPU where a driver is missing.
+    used = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+    if device == "cuda" and used != "cuda":
+        raise TeacherError(f"teacher '{source}': onnxruntime finds no GPU that it can use")
+    return session, used

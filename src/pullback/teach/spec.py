@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,19 +123,22 @@ class TeacherSpec:
         return dataclasses.replace(self, **{name: getattr(other, name) for name in open_fields})
 
 
-def find_spec(model: Path, sha256: str, options: TeacherSpec, toml: str | Path | None = None) -> TeacherSpec:
-    """The description of the model in a file. Each of these fills what those before it leave open:
+def find_spec(options: TeacherSpec, network: TeacherSpec, model: Path | None, toml: str | Path | None) -> TeacherSpec:
+    """The description of a network. Each of these fills what those before it leave open:
 
-    options, the file `toml` (or else `<model>.toml` or `teacher.toml` beside the model), and the known teachers.
+    options, the file `toml` (or else `<model>.toml` or `teacher.toml` beside the model's file), what is known of it.
     """
-    beside = [path for path in (model.with_suffix(".toml"), model.parent / "teacher.toml") if path.is_file()]
-    files = beside[:1] if toml is None else [Path(toml)]
-    known = KNOWN.get(KNOWN_SHA256.get(sha256, model.stem))
-    default = TeacherSpec(name=model.stem, scale=1.0, background=False)
+    beside = [] if model is None else [model.with_suffix(".toml"), model.parent / "teacher.toml"]
+    files = [path for path in beside if path.is_file()][:1] if toml is None else [Path(toml)]
     spec = options
-    for source in [*(TeacherSpec.read(path) for path in files), *([known] if known else []), default]:
+    for source in [*(TeacherSpec.read(path) for path in files), network, TeacherSpec(scale=1.0, background=False)]:
         spec = spec.filled_from(source)
     return spec
+
+
+def shown(shape: Sequence[Any]) -> str:
+    """A shape for people: `(n, 3, 224, 224)`."""
+    return f"({', '.join(str(axis) for axis in shape)})"
 
 
 def _plain(key: str, value: Any) -> Any:
