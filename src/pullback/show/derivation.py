@@ -116,7 +116,7 @@ class Derivation:
         shown = [v for v in self._reached() if walk.edges[v]]
         return [
             self._line(
-                "backward", v, self._adjoint(v), simplify(walk.adjoint[v], level=1), reason(walk, v), walk.error_of(v)
+                "backward", v, self._adjoint(v), simplify(walk.adjoint[v]), reason(walk, v), walk.error_of(v)
             )
             for v in shown
         ]
@@ -157,7 +157,7 @@ class Derivation:
         replace: dict[str, Expression] = {}
         for v in self._reached():
             if walk.edges[v]:
-                replace[f"{v.name}_bar"] = simplify(substituted(walk.adjoint[v], replace), walk)
+                replace[f"{v.name}_bar"] = simplify(substituted(walk.adjoint[v], replace), walk.definitions)
         lines = []
         for name in self._wrt:
             v = walk.run.inputs[name]

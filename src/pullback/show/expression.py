@@ -36,6 +36,9 @@ class At:
 
 
 Index = int | At
+TRUTHS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "isfinite", "isnan"}
+TRUTHS |= {"bitwise_and", "bitwise_or", "logical_and", "logical_or", "logical_not", "invert"}
+"""Primitives that are true or false: as factors, 1 or 0."""
 ONLY = At(0)  # the only place on an axis of size one
 
 
@@ -276,13 +279,15 @@ class Expression:
             value = _read(lone.factors[0], values, known)  # as it is: truth values and whole numbers stay what they are
             kept = sorted(i for i in lone.labels if i < self.rank)
             if kept == [i for i in lone.factors[0].indices if isinstance(i, int)]:
-                return value.reshape([size if k in kept else 1 for k, size in enumerate(self.shape)])
-        if self.key not in known:
+                value = value.reshape([size if k in kept else 1 for k, size in enumerate(self.shape)])
+                return np.broadcast_to(value, self.shape)[()]
+        key = f"{self.key}{self.shape}"
+        if key not in known:
             total: Any = np.zeros(self.shape)
             for term in self.terms:
                 total = total + _term_value(term, self.shape, values, known)
-            known[self.key] = total[()]
-        return known[self.key]
+            known[key] = total[()]
+        return known[key]
 
 
 def _cost(atom: Atom) -> int:
@@ -544,28 +549,30 @@ def put_at(e: Expression, places: Sequence[At | None], shape: Shape) -> Expressi
 
 def substituted(e: Expression, replace: Mapping[str, Expression]) -> Expression:
     """With expressions in the place of the symbols of these identifiers, everywhere."""
-    return _mapped(e, lambda atom: replace.get(atom.identifier) if isinstance(atom, Symbol) else None, {})
+    return mapped(e, lambda atom: replace.get(atom.identifier) if isinstance(atom, Symbol) else None, {})
 
 
-def _mapped(e: Expression, change: Callable[[Atom], Expression | None], known: dict[str, Expression]) -> Expression:
-    if e.key in known and known[e.key].shape == e.shape:
-        return known[e.key]
+def mapped(e: Expression, change: Callable[[Atom], Expression | None], known: dict[str, Expression]) -> Expression:
+    """With what `change` makes of each atom in its place, from the outside in; atoms for which it is None stay."""
+    key = f"{e.key}{e.shape}"
+    if key in known:
+        return known[key]
     terms: list[Term] = []
     for t in e.terms:
         product = Term(t.coefficient, (), t.bound)
         for f in t.factors:
             new = change(f.atom)
             if new is None and f.atom.parts():
-                parts = [_mapped(part, change, known) for part in f.atom.parts()]
+                parts = [mapped(part, change, known) for part in f.atom.parts()]
                 new = None if all(a is b for a, b in zip(parts, f.atom.parts(), strict=True)) else f.atom.rebuilt(parts)
-            product = _times_factor(product, f, new, e.rank)
+            product = replaced(product, f, new, e.rank)
         terms.append(product)
     result = expression(e.shape, terms)
-    known[e.key] = e if result == e else result
-    return known[e.key]
+    known[key] = e if result == e else result
+    return known[key]
 
 
-def _times_factor(product: Term, factor: Factor, new: Expression | None, rank: int) -> Term:
+def replaced(product: Term, factor: Factor, new: Expression | None, rank: int) -> Term:
     """A product times a factor whose atom has become another expression."""
     if new is None:
         return Term(product.coefficient, (*product.factors, factor), product.bound)
@@ -615,7 +622,7 @@ def _opened(term: Term, rank: int) -> list[Term] | None:
             rest = Term(term.coefficient, term.factors[:n] + term.factors[n + 1 :], term.bound)
             whole = factor._replace(power=Fraction(1))
             raised = power(inside, factor.power)
-            return [_times_factor(rest, whole, Expression(raised.shape, (t,)), rank) for t in raised.terms]
+            return [replaced(rest, whole, Expression(raised.shape, (t,)), rank) for t in raised.terms]
     return None
 
 
@@ -627,8 +634,9 @@ def _normal(term: Term, shape: Shape) -> Term:
     factors = _at_units(factors, picked, rank)
     powers: dict[tuple[Atom, tuple[Index, ...]], Fraction] = {}
     for f in factors:
-        unit = isinstance(f.atom, Unit)
-        powers[f.atom, f.indices] = f.power if unit else powers.get((f.atom, f.indices), Fraction(0)) + f.power
+        once = isinstance(f.atom, Unit) or (isinstance(f.atom, Applied) and f.atom.function.name in TRUTHS)
+        before = powers.get((f.atom, f.indices), Fraction(0))
+        powers[f.atom, f.indices] = f.power if once else before + f.power  # 0 and 1 are their own powers
     merged = [Factor(atom, indices, p) for (atom, indices), p in powers.items() if p]
     used = set().union(*[f.labels for f in merged])
     kept = [n for n in range(len(term.bound)) if rank + n in used]

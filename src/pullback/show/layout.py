@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from pullback.show.expression import ONLY, Applied, At, Atom, Expression, Factor, Group, Symbol, Term, Unit
-from pullback.show.notation import ATOM, POWER, PRODUCT, RELATIONS, SUM, Piece, write
+from pullback.show.expression import ONLY, TRUTHS, Applied, At, Atom, Expression, Factor, Group, Symbol, Term, Unit
+from pullback.show.notation import ATOM, POWER, PRODUCT, SUM, Piece, write
 
 Letters = Mapping[int, str]
 
@@ -69,7 +69,7 @@ class Writer:
             product, top, bottom = self._indexed(t, e.rank, letters), [], []
         else:
             scalars, product = self._product(t, e)
-        scalars = [*map(self._factor, top), *scalars]
+        scalars = [*map(self._factor, sorted(top, key=_factor_order)), *scalars]
         below = [self._factor(f._replace(power=-f.power)) for f in bottom]
         return t.coefficient < 0, self._fraction(number, names, scalars, below, product)
 
@@ -85,9 +85,11 @@ class Writer:
         below += [Piece(n) for n in names[1]] + bottom
         if not below and not under:
             return self._juxtaposed(above, body)
-        if below and not under and body and (body[0].level == PRODUCT or len(body) > 1 or self.latex):
-            lead = self.over(self._juxtaposed(above, []), self._juxtaposed(below, []))
-            return self._juxtaposed([lead], body)
+        whole = [*above, *body]
+        if below and not under and body + top and (len(whole) > 1 or whole[0].level == PRODUCT or self.latex):
+            numbers = above[: len(above) - len(top)]
+            lead = self.over(self._juxtaposed(numbers, []), self._juxtaposed(below, []))
+            return self._juxtaposed([lead, *top], body)
         return self.over(self._juxtaposed(above, body), self._juxtaposed(below, under))
 
     def _juxtaposed(self, scalars: list[Piece], body: list[Piece]) -> Piece:
@@ -276,7 +278,7 @@ class Writer:
         """A power of an atom. Fixed indices are written out, and all of them where letters are given."""
         inner = {k: letters[i] for k, i in enumerate(f.indices) if isinstance(i, int)} if letters is not None else None
         base = self._atom(f.atom, f, inner)
-        if isinstance(f.atom, Applied) and f.atom.function.name in RELATIONS:
+        if isinstance(f.atom, Applied) and f.atom.function.name in TRUTHS:
             base = self.indicator(base)
         return base if f.power == 1 else self.raised(base, f.power)
 
@@ -394,8 +396,11 @@ def _order(f: Factor) -> list[int]:
 
 def _fits(f: Factor, order: list[int]) -> bool:
     """Whether NumPy would broadcast the factor along axes in this order as its indices say."""
-    tail = order[len(order) - len(f.indices) :]
-    return len(f.indices) <= len(order) and all(i in (j, ONLY) for i, j in zip(f.indices, tail, strict=True))
+    axes = [i for k, i in enumerate(f.indices) if isinstance(i, int) or f.atom.shape[k] == 1]
+    while axes and not isinstance(axes[0], int):
+        axes.pop(0)
+    tail = order[len(order) - len(axes) :]
+    return len(axes) <= len(order) and all(i in (j, ONLY) for i, j in zip(axes, tail, strict=True))
 
 
 def _components(factors: Sequence[Factor]) -> list[list[Factor]]:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from pullback.core.primitive import Elementwise, Params, Primitive
+from pullback.core.primitive import PRIMITIVES, Elementwise, Params, Primitive
 from pullback.show.expression import (
+    Applied,
     At,
     Expression,
     applied,
     broadcast,
     constant,
     contracted,
+    mapped,
     plus,
     power,
     put_at,
@@ -81,6 +83,56 @@ def _power(base: Expression, exponent: Expression) -> Expression | None:
 def broadcast_pair(a: Expression, b: Expression) -> Expression:
     """The first in the shape of both."""
     return broadcast(a, np.broadcast_shapes(a.shape, b.shape))
+
+
+@means("where")
+def _where(condition: Expression, x1: Expression, x2: Expression) -> Expression | None:
+    """A choice of which one side is 0 is a product with the indicator of the condition."""
+    if condition.number is not None:
+        return broadcast_pair(x1, x2) if condition.number else broadcast_pair(x2, x1)
+    if x2.number == 0:
+        return times(condition, x1)
+    if x1.number == 0:
+        return times(negated(condition), x2)
+    return None
+
+
+_OPPOSITE = {"greater": "less_equal", "less": "greater_equal", "equal": "not_equal"}
+_OPPOSITE |= {value: key for key, value in _OPPOSITE.items()}
+
+
+def negated(condition: Expression) -> Expression:
+    """Where a condition does not hold. A NaN is on neither side, but a derivation has none."""
+    [term] = condition.terms if len(condition.terms) == 1 else (None,)
+    lone = term.factors[0] if term and term.coefficient == 1 and len(term.factors) == 1 else None
+    if lone is not None and isinstance(lone.atom, Applied) and lone.atom.function.name in _OPPOSITE:
+        opposite = PRIMITIVES[_OPPOSITE[lone.atom.function.name]]
+        atom = applied(opposite, lone.atom.arguments, {}, lone.atom.shape, True)
+        return mapped(condition, lambda a: atom if a == lone.atom else None, {})
+    return plus(constant(1), scaled(condition, -1))
+
+
+@means("equal")
+def _equal(a: Expression, b: Expression) -> Expression | None:
+    return constant(1, a.shape) if a == b else None
+
+
+@means("not_equal")
+def _not_equal(a: Expression, b: Expression) -> Expression | None:
+    """Nothing differs from itself but a NaN, which a derivation has none of."""
+    return constant(0, a.shape) if a == b else None
+
+
+@means("bitwise_and", "logical_and")
+def _and(a: Expression, b: Expression) -> Expression | None:
+    known = [e for e in (a, b) if e.number is not None]
+    return None if not known else (b if known[0] is a else a) if known[0].number else constant(0)
+
+
+@means("bitwise_or", "logical_or")
+def _or(a: Expression, b: Expression) -> Expression | None:
+    known = [e for e in (a, b) if e.number is not None]
+    return None if not known else constant(1) if known[0].number else (b if known[0] is a else a)
 
 
 def _constant_power(x: Expression, exponent: float) -> Expression | None:

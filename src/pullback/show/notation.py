@@ -81,6 +81,9 @@ NOTATIONS: dict[str, Notation] = {
     "logical_not": Notation("¬{0}", r"\neg {0}", POWER, POWER),
     "invert": Notation("¬{0}", r"\neg {0}", POWER, POWER),
     "cumsum": _call("cumsum"),
+    "max_pool2d": _call("maxpool"),
+    "max_pool2d_scatter": Notation("{0} → {1}", r"{0} \to {1}", RELATION, PRODUCT),
+    "max_pool2d_choices": Notation("argmaxpool({0})", operator("argmaxpool") + "({0})"),
     "conv2d": Notation("Σ_rc {0}[+r,+c] {1}[r,c]", r"\sum_{{r,c}} {0}_{{[+r,+c]}}\, {1}_{{r,c}}", PRODUCT, ATOM),
     "conv2d_input_adjoint": Notation(
         "Σ_rc ({0} {1}[r,c]ᵀ)[−r,−c]", r"\sum_{{r,c}} \bigl({0}\, {1}_{{r,c}}^\top\bigr)_{{[-r,-c]}}", PRODUCT, ATOM
@@ -90,11 +93,6 @@ NOTATIONS: dict[str, Notation] = {
     ),
 }
 """By name of the primitive. A primitive without an entry is written as a function of its name."""
-
-RELATIONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
-RELATIONS |= {"bitwise_and", "bitwise_or", "logical_and", "logical_or", "logical_not", "invert", "isfinite", "isnan"}
-"""True or false: as a factor, the indicator function of where they hold."""
-
 
 def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool, value: Callable[[Any], str]) -> Piece:
     """A primitive of its arguments, in its notation."""
@@ -110,4 +108,4 @@ def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool
     return Piece(template.format(*inner, over="", **{k: value(v) for k, v in params.items()}), known.level)
 
 
-_UNSAID = {"axis", "keepdims", "offsets", "stride", "padding", "groups", "size", "kernel", "eps"}
+_UNSAID = {"axis", "window", "keepdims", "offsets", "stride", "padding", "groups", "size", "kernel", "eps"}

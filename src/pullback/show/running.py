@@ -25,6 +25,9 @@ from pullback.errors import LeavesTapeError
 _OURS = tuple(str(Path(module.__file__ or "").parent) for module in (sys.modules["pullback"], np))
 
 
+UNNAMED = 1 << 30
+
+
 @dataclass(eq=False)
 class Variable:
     """A value of the run: an input, a constant, or an output of a step."""
@@ -33,7 +36,7 @@ class Variable:
     step: Step | None = None
     part: int = 0  # which output of the step
     name: str = ""
-    depth: int = 1 << 30  # of the frame that named it; the function's own frame is 0
+    depth: int = UNNAMED  # of the frame that named it; the function's own frame is 0
     kind: str = "step"  # or input, constant
     tap: Leaf | None = None  # where the tape leaves its adjoint
     node: Node | None = None  # what the tape knows it as

@@ -32,11 +32,11 @@ def against_slope(gradient: Any, direction: Any, found: float, floor: float) -> 
     return abs(float(np.vdot(gradient, direction)) - found) / size if size else 0.0
 
 
-def relative(a: Any, b: Any) -> float:
-    """The distance of two arrays by the size of the larger; infinite where their shapes differ."""
+def relative(a: Any, b: Any, floor: float = 0.0) -> float:
+    """The distance of two arrays by the size of the larger, or by `floor`; infinite where their shapes differ."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         return np.inf
-    size = max(float(np.linalg.norm(a.ravel())), float(np.linalg.norm(b.ravel())))
+    size = max(float(np.linalg.norm(a.ravel())), float(np.linalg.norm(b.ravel())), floor)
     distance = float(np.linalg.norm((a - b).ravel()))
     return distance / size if size else 0.0

@@ -57,7 +57,7 @@ def literal(value: Any) -> Expression:
     first = array.flat[0] if array.size else 0.0
     if (
         (array.dtype.kind == "f" or not array.ndim)
-        and array.dtype.kind in "iuf"
+        and array.dtype.kind in "biuf"
         and np.isfinite(float(first))
         and (array == first).all()
     ):

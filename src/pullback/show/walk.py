@@ -16,13 +16,16 @@ from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Sel
 from pullback.errors import ShapeError
 from pullback.show.expression import Expression, constant, plus, symbol
 from pullback.show.meaning import meaning
-from pullback.show.running import Opened, Run, Step, Variable
+from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
+from pullback.show.simplify import Definitions
 from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import fused_gradients, literal, pulled
 
 Pair = tuple[Expression, Any]
 BOOKKEEPING = {"reshape", "transpose", "astype", "copy", "broadcast_to"}
 """They move numbers and compute none: they are written as part of the step that they belong to."""
+
+SUMS = {"add", "subtract"}
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Edge:
     problem: str = ""
     error: float = 0.0
     kinks: int = 0
+    size: float = 0.0  # of what is added up along a random direction
 
 
 @dataclass
@@ -72,13 +76,13 @@ class Walk:
     def hidden(self) -> set[Variable]:
         """Values without a name of their own, that are written as part of the step that uses them or made them."""
         hidden: set[Variable] = set()
-        proper = {v for step in self.run.steps for v in step.outputs if not self._moves(step)}
+        proper = {v for step in self.run.steps for v in step.outputs if not self.moves(step)}
         for step in self.run.steps:
             y = step.outputs[0]
             if not step.tracked and not y.name and y not in self.run.outputs:
                 hidden.add(y)  # masks, positions: constants of the derivation
             source = next((x for x in step.inputs if isinstance(x, Variable) and x.kind == "step"), None)
-            if not self._moves(step) or source is None:
+            if not self.moves(step) or source is None:
                 continue
             alone = not source.name and self.consumers[source] == [step] and source not in self.run.outputs
             if alone and source in proper:
@@ -88,11 +92,12 @@ class Walk:
             y = step.outputs[0]
             if y not in proper and not y.name and y not in self.run.outputs:
                 hidden.add(y)
-            if y in proper and self._is_dot(step) and not y.name:
+            if y in proper and not y.name and (self._is_dot(step) or self._is_summand(step)):
                 hidden.add(y)
         return hidden
 
-    def _moves(self, step: Step) -> bool:
+    def moves(self, step: Step) -> bool:
+        """Whether a step only moves or scales numbers: then it is written as part of a step beside it."""
         name, others = step.primitive.name, [x for x in step.inputs if not isinstance(x, Variable)]
         if name == "getitem":
             return all(isinstance(part, int | np.integer) for part in step.params["template"])
@@ -120,6 +125,16 @@ class Walk:
             and y.part == 0
         )
 
+    def _is_summand(self, step: Step) -> bool:
+        """Whether it is a sum or a product of matrices that goes nowhere but into the next sum."""
+        y = step.outputs[0]
+        users = self.consumers[y]
+        if y in self.run.outputs or len(users) != 1 or users[0].primitive.name not in SUMS:
+            return False
+        while step is not None and self.moves(step):
+            step = next(x.step for x in step.inputs if isinstance(x, Variable))
+        return step is not None and step.primitive.name in (*SUMS, "matmul")
+
     # -- names -------------------------------------------------------------------------------------------------------
     def _name(self) -> None:
         shown = [v for step in self.run.steps for v in step.outputs if v not in self.hidden]
@@ -145,7 +160,7 @@ class Walk:
 
     def _output_name(self, n: int) -> str:
         taken = {*self.run.inputs, *[v.name for v in self.run.variables()]}
-        usual = ["y", "out"] if self.run.outputs[n].shape else [self.label, "e", "loss"]
+        usual = ["y", "out"] if self.run.outputs[n].shape else [self.label if len(self.label) < 6 else "f", "e", "loss"]
         number = str(n + 1) if len(self.run.outputs) > 1 else ""
         return next(
             (name + number for name in usual if name.isidentifier() and name + number not in taken), f"result{n}"
@@ -161,6 +176,14 @@ class Walk:
                 self.forward[y] = meaning(step.primitive, [self.written(x) for x in step.inputs], step.params, y.shape)
                 if y not in self.hidden:
                     self.values[y.name] = y.value
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Each variable of the program in terms of those before it."""
+        known = Definitions({}, {}, {})
+        for v in [v for step in self.run.steps for v in step.outputs if v not in self.hidden]:
+            known.add(v.name, self.forward[v], named=v.depth < UNNAMED)
+        return known
 
     def written(self, x: Any) -> Expression:
         """A value as others refer to it: by its name, or by its expression where it has none."""
@@ -253,7 +276,8 @@ class Walk:
                 edge.kinks = int(sum(np.sum(r) for r in rough))
                 continue
             total = sum(float(np.vdot(a, b)) for a, b in zip(g, found, strict=True))
-            floor = 1e-12 * sum(float(np.linalg.norm(np.ravel(a))) for a in g)
+            floor = float(np.sqrt(sum(np.sum(np.square(a * b)) for a, b in zip(g, found, strict=True))))
+            edge.size = max(edge.size, floor)
             edge.error = max(edge.error, against_slope(gradient, direction, total, floor))
         return edge
 
@@ -277,8 +301,10 @@ class Walk:
         """The error of the line of an adjoint: the mathematics against the tape, and each rule against differences."""
         if any(e.problem for e in self.edges[v]):
             return np.inf
-        own = relative(self.adjoint[v].evaluated(self.values, {}), self.adjoint_values[v])
-        return max([own, *[e.error for e in self.leading(v)]])
+        leading = self.leading(v)
+        floor = max((e.size for e in self.edges[v]), default=0.0)
+        own = relative(self.adjoint[v].evaluated(self.values, {}), self.adjoint_values[v], floor)
+        return max([own, *[e.error for e in leading]])
 
     def leading(self, v: Variable) -> list[Edge]:
         """The edges that lead to a variable, through values without a line of their own."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pullback.core.primitive import Elementwise, Fused, Multilinear, Primitive, Selection
-from pullback.show.walk import BOOKKEEPING
 
 if TYPE_CHECKING:
     from pullback.show.running import Variable
@@ -37,13 +36,19 @@ def reason(walk: Walk, v: Variable) -> str:
     for edge in edges:
         if edge.problem:
             return edge.problem
-    leading = [edge for edge in walk.leading(v) if edge.step.primitive.name not in BOOKKEEPING] or edges
-    told = "; ".join(dict.fromkeys(_through(edge) for edge in leading))
+    told = "; ".join(dict.fromkeys(_through(_telling(walk, edge)) for edge in edges))
     if len(edges) > 1:
         times = _COUNT.get(len(edges), f"{len(edges)} times")
         told = f"{v.name} is used {times}: its gradients add"
     kinks = sum(edge.kinks for edge in edges)
     return f"{told} (not differentiable at {kinks} of the values)" if kinks else told
+
+
+def _telling(walk: Walk, edge: Edge) -> Edge:
+    """The first step on the way that does more than to move or scale numbers."""
+    y = edge.step.outputs[0]
+    on = y in walk.hidden and walk.moves(edge.step) and walk.edges[y]
+    return _telling(walk, walk.edges[y][0]) if on else edge
 
 
 def _through(edge: Edge) -> str:
