@@ -16,9 +16,9 @@ from pullback.errors import ConfigError, DtypeError
 from pullback.show.expression import Expression, substituted, symbol
 from pullback.show.layout import Style
 from pullback.show.running import Run, Variable, run
-from pullback.show.simplify import simplify
+from pullback.show.simplify import Definitions, same, simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
-from pullback.show.symbolic import can_be_read
+from pullback.show.symbolic import as_expression, can_be_read
 from pullback.show.walk import Walk
 from pullback.show.words import reason
 from pullback.show.writers import Latex, Text
@@ -59,8 +59,8 @@ class Line:
 class Formula:
     """The gradient of one input in closed form: `str`, `.latex()`, `.evaluate(**arrays)`, `==` with expressions."""
 
-    def __init__(self, expression: Expression, style: Style, values: Mapping[str, Any]) -> None:
-        self.expression, self._style, self._values = expression, style, values
+    def __init__(self, expression: Expression, style: Style, values: Mapping[str, Any], known: Definitions) -> None:
+        self.expression, self._style, self._values, self._known = expression, style, values, known
 
     def __str__(self) -> str:
         return Text(self._style).write(self.expression)
@@ -75,7 +75,7 @@ class Formula:
 
     def __eq__(self, other: object) -> bool:
         other = other.expression if isinstance(other, Formula) else other
-        return isinstance(other, Expression) and simplify(self.expression) == simplify(other)
+        return isinstance(other, Expression) and same(self.expression, other, self._known)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -116,7 +116,12 @@ class Derivation:
         shown = [v for v in self._reached() if walk.edges[v]]
         return [
             self._line(
-                "backward", v, self._adjoint(v), simplify(walk.adjoint[v]), reason(walk, v), walk.error_of(v)
+                "backward",
+                v,
+                self._adjoint(v),
+                simplify(walk.adjoint[v], walk.conditions),
+                reason(walk, v),
+                walk.error_of(v),
             )
             for v in shown
         ]
@@ -145,10 +150,21 @@ class Derivation:
             source,
         )
 
+    def formula(self, f: Callable[..., Any]) -> Formula:
+        """What a NumPy function of variables of this derivation means, to compare with a closed form.
+
+        Its parameters are named like the variables, `x`, and their adjoints, `x_bar`.
+        """
+        values, known = self.values, self._walk.definitions
+        return Formula(simplify(as_expression(f, values), known), self.style, values, known)
+
     @cached_property
     def closed_form(self) -> dict[str, Formula]:
         """The gradient of each input in terms of the variables of the forward pass."""
-        return {line.variable: Formula(line.expression, self.style, self.values) for line in self.closed}
+        return {
+            line.variable: Formula(line.expression, self.style, self.values, self._walk.definitions)
+            for line in self.closed
+        }
 
     @cached_property
     def closed(self) -> list[Line]:

@@ -400,8 +400,14 @@ def _content(e: Expression) -> Fraction:
     numbers = [t.coefficient for t in e.terms]
     shared = Fraction(np.gcd.reduce([abs(n.numerator) for n in numbers]).item()) if _small(numbers) else abs(numbers[0])
     bottom = Fraction(np.lcm.reduce([n.denominator for n in numbers]).item()) if _small(numbers) else Fraction(1)
+    if any(abs(n) == 1 for n in numbers) and any(_has_truth(t) for t in e.terms):
+        shared = bottom = Fraction(1)  # 1 where it holds, and a half where it ties, is read best as it is
     simplest = min(e.terms, key=lambda t: (len(t.factors), t.key))
     return shared / bottom * (1 if simplest.coefficient > 0 else -1)
+
+
+def _has_truth(t: Term) -> bool:
+    return any(isinstance(f.atom, Applied) and f.atom.function.name in TRUTHS for f in t.factors)
 
 
 def _small(numbers: Sequence[Fraction]) -> bool:

@@ -108,33 +108,68 @@ class Writer:
 
     def _product(self, t: Term, e: Expression) -> tuple[list[Piece], tuple[list[Piece], list[Piece]]]:
         """The factors with indices: those that are summed to scalars; elementwise factors above, and those to divide
-        by."""
+        by. Factors that share a summed index belong together."""
         factors = [f for f in t.factors if f.labels]
         scalars: list[Piece] = []
-        pieces: list[Piece] = []
-        under: list[Piece] = []
-        outer: dict[int, list[Piece]] = {}
-        components = _components(factors)
-        free_parts = [c for c in components if any(i < e.rank for f in c for i in f.labels)]
-        for component in components:
-            free = sorted({i for f in component for i in f.labels if i < e.rank})
+        above: dict[tuple[int, ...], list[Piece]] = {}
+        below: dict[tuple[int, ...], list[Piece]] = {}
+        for part in _components(factors, e.rank):
+            free = tuple(sorted({i for f in part for i in f.labels if i < e.rank}))
             if not free:
-                scalars.append(self._scalar(component, e.rank))
-            elif len(free_parts) == 2 and e.rank == 2 and len(free) == 1:
-                outer[free[0]] = [self._vector(component, free[0], e.rank)]
-            elif len(free_parts) == 1 and len(free) <= 2 and (chain := self._chain(component, free, e)) is not None:
-                pieces.append(chain)
-            elif (aligned := self._aligned(component, e.rank)) is not None:
-                pieces.extend(aligned[0])
-                under.extend(aligned[1])
-            else:
+                scalars.append(self._scalar(part, e.rank))
+                continue
+            under = len(part) == 1 and part[0].power < 0
+            piece = self._part([part[0]._replace(power=-part[0].power)] if under else part, free, e.rank)
+            if piece is None:
                 return [], self._indexed(t, e.rank, dict(enumerate(_alphabet(e.rank))), labelled=True)
-        if len(outer) == 2:
-            left, right = outer[0][0], outer[1][0]
-            pieces.append(Piece(f"{left.within(POWER)}{self.gap}{self.transpose(right).text}", PRODUCT))
-        else:
-            pieces += [p for part in outer.values() for p in part]
-        return scalars, (pieces, under)
+            (below if under else above).setdefault(free, []).append(piece)
+        arranged = self._arranged(above, below, e)
+        if arranged is None:
+            return [], self._indexed(t, e.rank, dict(enumerate(_alphabet(e.rank))), labelled=True)
+        return scalars, arranged
+
+    def _part(self, factors: list[Factor], free: tuple[int, ...], rank: int) -> Piece | None:
+        """Factors that are joined by summed indices."""
+        if len(factors) == 1 and _order(factors[0]) == list(free):
+            return self._factor(factors[0])
+        if len(factors) == 1 and _order(factors[0]) == list(free)[::-1] and len(free) == 2:
+            return self.transpose(self._factor(factors[0]))
+        chain = self._chain(factors, free) if len(free) <= 2 else None
+        if chain is not None:
+            return chain
+        aligned = self._aligned(factors, rank)
+        return None if aligned is None else aligned[0][0]
+
+    def _arranged(
+        self, above: dict[tuple[int, ...], list[Piece]], below: dict[tuple[int, ...], list[Piece]], e: Expression
+    ) -> tuple[list[Piece], list[Piece]] | None:
+        """Parts by the axes they have as elementwise factors, outer products and diagonal matrices."""
+        axes = {*above, *below}
+        lasts = [tuple(k for k in range(start, e.rank) if e.shape[k] != 1) for start in range(e.rank)]
+        if axes <= {*lasts} and not (e.rank == 2 and axes == {(1,)} and e.shape[0] == 1):
+            return _flat(above), _flat(below)
+        if e.rank != 2:
+            return None
+        left, right = (self._quotient(above.get((k,), []), below.get((k,), [])) for k in (0, 1))
+        full, under = above.get((0, 1), []), below.get((0, 1), [])
+        if full or under:
+            pieces = [self.hadamard([*full, *above.get((1,), [])] or [Piece("1")])]
+            if left is not None:
+                pieces.insert(0, self.diagonal(left))
+            return [Piece(self.gap.join(p.within(PRODUCT) for p in pieces), PRODUCT)], [*under, *below.get((1,), [])]
+        ones = Piece(self.ones)
+        column = left if left is not None else ones if e.shape[0] != 1 else None
+        row = right if right is not None else ones if e.shape[1] != 1 else None
+        if row is None:
+            return [column or ones], []
+        turned = self.transpose(row)
+        return [turned if column is None else Piece(f"{column.within(POWER)}{self.gap}{turned.text}", PRODUCT)], []
+
+    def _quotient(self, top: list[Piece], bottom: list[Piece]) -> Piece | None:
+        if not top and not bottom:
+            return None
+        above = self.hadamard(top or [Piece("1")])
+        return self.over(above, self.hadamard(bottom)) if bottom else above
 
     def _scalar(self, factors: list[Factor], rank: int) -> Piece:
         """A product that is summed over all its indices."""
@@ -164,19 +199,7 @@ class Writer:
             return piece
         return self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), rank, {})[0])
 
-    def _vector(self, factors: list[Factor], label: int, rank: int) -> Piece:
-        found = self._chain(factors, [label], None)
-        if found is not None:
-            return found
-        aligned = self._aligned(factors, rank)
-        if aligned is not None:
-            top, bottom = aligned
-            return (
-                self.over(self.hadamard(top or [Piece("1")]), self.hadamard(bottom)) if bottom else self.hadamard(top)
-            )
-        return Piece("[…]")
-
-    def _chain(self, factors: list[Factor], free: Sequence[int], e: Expression | None) -> Piece | None:
+    def _chain(self, factors: list[Factor], free: Sequence[int]) -> Piece | None:
         """A product of matrices and vectors with one or two free indices; None where it is none."""
         graph = _Graph(factors)
         if not graph.is_simple or not graph.is_tree or not graph.edges:
@@ -305,9 +328,19 @@ class Writer:
                 else self.subscripted(self.piece(atom.inside), marks)
             )
         assert isinstance(atom, Applied)
-        pieces = [self.piece(e, inner if atom.elementwise else None) for e in atom.arguments]
+        pieces = [self._argument(e, inner if atom.elementwise else None) for e in atom.arguments]
         written = self.applied(atom, pieces)
         return self.subscripted(written, marks) if marks and not atom.elementwise else written
+
+    def _argument(self, e: Expression, letters: Letters | None) -> Piece:
+        """An argument of a function: a condition as it is, and not as the number 0 or 1."""
+        [t] = e.terms if len(e.terms) == 1 else (None,)
+        if t is not None and t.coefficient == 1 and len(t.factors) == 1:
+            [f] = t.factors
+            if isinstance(f.atom, Applied) and f.atom.function.name in TRUTHS:
+                inner = {k: letters[i] for k, i in enumerate(f.indices) if isinstance(i, int)} if letters else None
+                return self._atom(f.atom, f, inner)
+        return self.piece(e, letters)
 
     def applied(self, atom: Applied, pieces: list[Piece]) -> Piece:
         """A function of its arguments."""
@@ -333,6 +366,7 @@ class Writer:
 
     # -- what text and LaTeX write differently -----------------------------------------------------------------------
     minus: str
+    ones: str
 
     @abstractmethod
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece: ...
@@ -403,14 +437,19 @@ def _fits(f: Factor, order: list[int]) -> bool:
     return len(axes) <= len(order) and all(i in (j, ONLY) for i, j in zip(axes, tail, strict=True))
 
 
-def _components(factors: Sequence[Factor]) -> list[list[Factor]]:
-    """Factors that are joined by indices."""
+def _components(factors: Sequence[Factor], rank: int) -> list[list[Factor]]:
+    """Factors that are joined by summed indices."""
     groups: list[tuple[set[int], list[Factor]]] = []
-    for f in factors:
-        joined = [g for g in groups if g[0] & f.labels]
-        groups = [g for g in groups if not g[0] & f.labels]
-        groups.append((f.labels.union(*[g[0] for g in joined]), [x for g in joined for x in g[1]] + [f]))
+    for f in sorted(factors, key=_factor_order):
+        bound = {i for i in f.labels if i >= rank}
+        joined = [g for g in groups if g[0] & bound]
+        groups = [g for g in groups if not g[0] & bound]
+        groups.append((bound.union(*[g[0] for g in joined]), [x for g in joined for x in g[1]] + [f]))
     return [sorted(g[1], key=_factor_order) for g in groups]
+
+
+def _flat(parts: dict[tuple[int, ...], list[Piece]]) -> list[Piece]:
+    return [piece for group in parts.values() for piece in group]
 
 
 class _Graph:

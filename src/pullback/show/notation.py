@@ -31,7 +31,7 @@ class Notation(NamedTuple):
 
 
 def _call(name: str, latex: str | None = None) -> Notation:
-    return Notation(f"{name}({{*}})", f"{latex or operator(name)}({{*}})")
+    return Notation(name + "({*})", (latex or operator(name)) + "({*})")
 
 
 def operator(name: str) -> str:
@@ -48,7 +48,7 @@ NOTATIONS: dict[str, Notation] = {
     "exp2": Notation("2^({0})", r"2^{{{0}}}", POWER),
     "log": _call("log", r"\log"),
     "log2": _call("log2", r"\log_2"),
-    "log10": _call("log10", r"\log_{{10}}"),
+    "log10": _call("log10", r"\log_{10}"),
     "log1p": Notation("log(1 + {0})", r"\log(1 + {0})"),
     "expm1": Notation("(exp({0}) − 1)", r"(e^{{{0}}} - 1)"),
     **{name: _call(name, "\\" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
@@ -64,8 +64,8 @@ NOTATIONS: dict[str, Notation] = {
     "float_power": Notation("{0}^({1})", r"{{{0}}}^{{{1}}}", POWER, ATOM),
     "maximum": _call("max", r"\max"),
     "minimum": _call("min", r"\min"),
-    "max": Notation("max{over}({0})", r"\max{over}({0})"),
-    "min": Notation("min{over}({0})", r"\min{over}({0})"),
+    "max": _call("max", r"\max"),
+    "min": _call("min", r"\min"),
     "sigmoid": _call("σ", r"\sigma"),
     "relu": _call("relu"),
     "greater": _infix(">", ">"),
@@ -80,10 +80,13 @@ NOTATIONS: dict[str, Notation] = {
     "logical_or": _infix("∨", r"\vee"),
     "logical_not": Notation("¬{0}", r"\neg {0}", POWER, POWER),
     "invert": Notation("¬{0}", r"\neg {0}", POWER, POWER),
+    "where": Notation(
+        "({1} if {0} else {2})", r"\begin{{cases}} {1} & {0} \\ {2} & \text{{else}} \end{{cases}}", ATOM, RELATION
+    ),
     "cumsum": _call("cumsum"),
     "max_pool2d": _call("maxpool"),
     "max_pool2d_scatter": Notation("{0} → {1}", r"{0} \to {1}", RELATION, PRODUCT),
-    "max_pool2d_choices": Notation("argmaxpool({0})", operator("argmaxpool") + "({0})"),
+    "max_pool2d_choices": _call("argmaxpool"),
     "conv2d": Notation("Σ_rc {0}[+r,+c] {1}[r,c]", r"\sum_{{r,c}} {0}_{{[+r,+c]}}\, {1}_{{r,c}}", PRODUCT, ATOM),
     "conv2d_input_adjoint": Notation(
         "Σ_rc ({0} {1}[r,c]ᵀ)[−r,−c]", r"\sum_{{r,c}} \bigl({0}\, {1}_{{r,c}}^\top\bigr)_{{[-r,-c]}}", PRODUCT, ATOM
@@ -94,6 +97,7 @@ NOTATIONS: dict[str, Notation] = {
 }
 """By name of the primitive. A primitive without an entry is written as a function of its name."""
 
+
 def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool, value: Callable[[Any], str]) -> Piece:
     """A primitive of its arguments, in its notation."""
     known = NOTATIONS.get(name) or _call(name)
@@ -101,11 +105,8 @@ def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool
     inner = [piece.within(known.inner) for piece in arguments]
     if "{*}" in template:
         options = [f"{key}={value(item)}" for key, item in params.items() if key not in _UNSAID]
-        loose = [piece.text for piece in arguments]
-        template = template.replace(
-            "({*})", "(" + ", ".join([*loose, *options]).replace("{", "{{").replace("}", "}}") + ")"
-        )
-    return Piece(template.format(*inner, over="", **{k: value(v) for k, v in params.items()}), known.level)
+        return Piece(template.replace("{*}", ", ".join([piece.text for piece in arguments] + options)), known.level)
+    return Piece(template.format(*inner), known.level)
 
 
 _UNSAID = {"axis", "window", "keepdims", "offsets", "stride", "padding", "groups", "size", "kernel", "eps"}

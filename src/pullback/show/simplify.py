@@ -50,6 +50,15 @@ class Definitions(NamedTuple):
         if named:
             self.named[name] = None
 
+    @property
+    def unnamed(self) -> dict[str, Expression]:
+        """The variables that the program has no name for, in terms of those that it has one for."""
+        full: dict[str, Expression] = {}
+        for name, e in self.of.items():
+            if name not in self.named:
+                full[name] = substituted(e, full)
+        return full
+
     def made(self, e: Expression) -> Applied | None:
         """The function application that a variable is defined as."""
         atom = lone_atom(e)
@@ -67,6 +76,16 @@ def simplify(e: Expression, definitions: Definitions | None = None) -> Expressio
     e = renamed(e, known)
     opened = _settled(expand(e), known)
     return min((e, opened, factor(opened), factor(e)), key=lambda form: form.cost)
+
+
+def same(a: Expression, b: Expression, definitions: Definitions) -> bool:
+    """Whether two expressions have one normal form, in terms of the inputs and of what the program has a name for."""
+    return _plainest(a, definitions) == _plainest(b, definitions)
+
+
+def _plainest(e: Expression, definitions: Definitions) -> Expression:
+    whole = substituted(renamed(e, definitions), definitions.unnamed)
+    return _settled(expand(whole), definitions)
 
 
 # -- multiplying out, and putting in brackets ------------------------------------------------------------------------
@@ -138,6 +157,7 @@ def _without(t: Term, taken: Factor, power: Fraction) -> Term:
 # -- what the program has a name for ---------------------------------------------------------------------------------
 def renamed(e: Expression, definitions: Definitions) -> Expression:
     """Values that were computed twice under one name, and conditions in terms of what they depend on."""
+
     def change(atom: Atom) -> Expression | None:
         if isinstance(atom, Symbol):
             made = definitions.of.get(atom.identifier)
@@ -167,7 +187,9 @@ def _condition(atom: Applied, inner: list[Expression], definitions: Definitions)
             made = definitions.made(value)
             if made is not None and made.function.name in ("maximum", "minimum") and other in made.arguments:
                 [rest] = [e for e in made.arguments if e != other] or [other]
-                return _related("greater_equal" if made.function.name == "maximum" else "less_equal", other, rest, shape)
+                return _related(
+                    "greater_equal" if made.function.name == "maximum" else "less_equal", other, rest, shape
+                )
     if name == "bitwise_and":
         pair = _both_ways(inner)
         if pair is not None:
@@ -225,6 +247,7 @@ def _both_ways(pair: list[Expression]) -> tuple[Expression, Expression] | None:
 
 def _same_pair(one: Applied, other: Applied) -> bool:
     """Whether two conditions compare the same two things in the two orders; numbers compare by value."""
+
     def alike(a: Expression, b: Expression) -> bool:
         return a == b or (a.number is not None and a.number == b.number)
 
@@ -239,7 +262,7 @@ def _halved(inner: list[Expression], shape: tuple[int, ...]) -> Expression | Non
     strict = {"greater_equal": "greater", "less_equal": "less"}.get(otherwise.function.name)
     if strict is None:
         return None
-    above = _related(strict, *otherwise.arguments, shape)  # type: ignore[call-arg]
+    above = _related(strict, otherwise.arguments[0], otherwise.arguments[1], shape)
     return plus(above, scaled(inner[0], inner[1].number or Fraction(0)))
 
 
@@ -268,7 +291,9 @@ def _named(t: Term, definitions: Definitions, rank: int) -> Term:
                 place = next(n for n, g in enumerate(factors) if g.atom == f.atom and g.indices == _placed(f, places))
                 left = factors[place].power - f.power
                 factors[place : place + 1] = [factors[place]._replace(power=left)] if left else []
-            whole = Factor(Symbol(name, definition.shape), tuple(places.get(k, ONLY) for k in range(len(definition.shape))))
+            whole = Factor(
+                Symbol(name, definition.shape), tuple(places.get(k, ONLY) for k in range(len(definition.shape)))
+            )
             return Term(t.coefficient / pattern.coefficient, (*factors, whole), t.bound)
     return t
 

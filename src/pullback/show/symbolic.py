@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pullback.core.primitive import Elementwise, Fused, Params, Primitive, unbro
 from pullback.core.tensor import Array, Tensor
 from pullback.core.trace import Trace
 from pullback.errors import PullbackError, ShapeError
-from pullback.show.expression import Expression, Symbol, atomic, constant
+from pullback.show.expression import At, Expression, Symbol, Unit, atomic, constant
 from pullback.show.meaning import meaning
 
 
@@ -62,6 +63,9 @@ def literal(value: Any) -> Expression:
         and (array == first).all()
     ):
         return constant(float(first), array.shape)
+    hot: Any = np.flatnonzero(array) if array.ndim == 1 and array.dtype.kind == "f" else []
+    if len(hot) == 1 and array[hot[0]] == 1:
+        return atomic(Unit(At(int(hot[0])), array.size))
     return atomic(Literal(array))
 
 
@@ -136,3 +140,16 @@ def can_be_read(primitive: Fused, values: Sequence[Any], params: Params) -> bool
 def _lifted(trace: Symbolic, e: Expression, value: Any) -> Any:
     """A value with its expression; a Python number as it is, since rules may ask what kind of number it is."""
     return value if type(value) in (int, float, bool) else trace.tensor(e, value)
+
+
+def as_expression(f: Callable[..., Any], values: Mapping[str, Any]) -> Expression:
+    """A NumPy function as an expression of the symbols that its parameters are named after."""
+    with Symbolic() as trace:
+        arguments = []
+        for name in inspect.signature(f).parameters:
+            base, _, suffix = name.rpartition("_")
+            role = {"bar": "adjoint", "dot": "tangent"}.get(suffix, "value")
+            shape = np.shape(values[name])
+            own = Symbol(base if role != "value" else name, shape, role)
+            arguments.append(trace.tensor(atomic(own), values[name]))
+        return trace.expression(f(*arguments))

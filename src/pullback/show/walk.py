@@ -17,7 +17,7 @@ from pullback.errors import ShapeError
 from pullback.show.expression import Expression, constant, plus, symbol
 from pullback.show.meaning import meaning
 from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
-from pullback.show.simplify import Definitions
+from pullback.show.simplify import Definitions, simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import fused_gradients, literal, pulled
 
@@ -131,9 +131,10 @@ class Walk:
         users = self.consumers[y]
         if y in self.run.outputs or len(users) != 1 or users[0].primitive.name not in SUMS:
             return False
-        while step is not None and self.moves(step):
-            step = next(x.step for x in step.inputs if isinstance(x, Variable))
-        return step is not None and step.primitive.name in (*SUMS, "matmul")
+        made: Step | None = step
+        while made is not None and self.moves(made):
+            made = next(x.step for x in made.inputs if isinstance(x, Variable))
+        return made is not None and made.primitive.name in (*SUMS, "matmul")
 
     # -- names -------------------------------------------------------------------------------------------------------
     def _name(self) -> None:
@@ -185,6 +186,11 @@ class Walk:
             known.add(v.name, self.forward[v], named=v.depth < UNNAMED)
         return known
 
+    @cached_property
+    def conditions(self) -> Definitions:
+        """The definitions as far as lines need them: for conditions in terms of what they depend on."""
+        return self.definitions._replace(first={}, named={})
+
     def written(self, x: Any) -> Expression:
         """A value as others refer to it: by its name, or by its expression where it has none."""
         if not isinstance(x, Variable):
@@ -223,6 +229,10 @@ class Walk:
         self.adjoint[v] = plus(*parts) if parts else constant(0, v.shape)
         if v not in self.hidden and not (v in self.run.outputs and not arriving):
             self.values[f"{v.name}_bar"] = self.adjoint_values[v]
+
+    def shown_adjoint(self, v: Variable) -> Expression:
+        """The adjoint of a variable as its line shows it."""
+        return simplify(self.adjoint[v], self.conditions)
 
     def cotangent(self, v: Variable) -> Pair:
         """The adjoint of a variable as others refer to it, and its number."""

@@ -38,7 +38,7 @@ class Text(Writer):
     """Formulas in one line of Unicode."""
 
     latex = False
-    dot, gap, minus = " ⊙ ", " ", "−"
+    dot, gap, minus, ones = " ⊙ ", " ", "−", "𝟏"
 
     def name(self, name: str) -> str:
         """A variable's name: Greek letters, accents and small numbers."""
@@ -108,7 +108,7 @@ class Latex(Writer):
     """Formulas in LaTeX."""
 
     latex = True
-    dot, gap, minus = r" \odot ", r"\, ", "-"
+    dot, gap, minus, ones = r" \odot ", r"\, ", "-", r"\mathbf{1}"
 
     def name(self, name: str) -> str:
         base, accent, mark = name_parts(name)

@@ -1,0 +1,104 @@
+"""The twelve worked examples: each closed form is the textbook's, and every line agrees with the program."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pullback as pb
+from pullback.rules.convolution import conv2d_input_adjoint, conv2d_weight_adjoint
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "gallery" / "worked.py"
+_spec = importlib.util.spec_from_file_location("worked", FILE)
+assert _spec is not None
+assert _spec.loader is not None
+worked = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(worked)
+NAMES = [name.removesuffix("_example") for name in vars(worked) if name.endswith("_example")]
+
+SAME = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "groups": 1}
+
+
+def onehot(k: int, size: int) -> Any:
+    return np.eye(size)[k]
+
+
+def derived(name: str, **options: Any) -> Any:
+    return pb.derive(getattr(worked, name), *getattr(worked, f"{name}_example"), **options)
+
+
+# What textbooks say, as functions of the variables of the programs in docs/gallery/worked.py.
+TEXTBOOK: dict[str, dict[str, Callable[..., Any]]] = {
+    "cross_entropy": {"x": lambda p: p - onehot(2, 5)},
+    "residual": {
+        "x": lambda H, a, y_bar: y_bar + H.T @ ((a > 0) * y_bar),
+        "v": lambda a, y_bar: (a > 0) * y_bar,
+        "H": lambda a, x, y_bar: np.outer((a > 0) * y_bar, x),
+    },
+    "descent_step": {
+        "H": lambda H, x, v, y, target, a1: np.outer((a1 > 0) * (y - target), x),
+        "v": lambda y, target, a1: (a1 > 0) * (y - target),
+    },
+    "linear_layer": {
+        "W": lambda Y, T, X: 2 * np.einsum("bi,bj->ij", Y - T, X) / 7,
+        "b": lambda Y, T: 2 * np.sum(Y - T, axis=0) / 7,
+        "X": lambda Y, T, W: 2 * (Y - T) @ W / 7,
+    },
+    "convolution": {
+        "X": lambda H, Y_bar: conv2d_input_adjoint(Y_bar, H, size=(5, 6), **SAME),
+        "H": lambda X, Y_bar: conv2d_weight_adjoint(X, Y_bar, kernel=(3, 3), **SAME),
+    },
+    "batch_norm": {
+        "x": lambda xhat, gamma, var, y_bar: (var + 1e-5) ** -0.5 / 6
+        * (6 * gamma * y_bar - xhat * np.sum(gamma * y_bar * xhat, axis=0) - np.sum(gamma * y_bar, axis=0)),
+        "gamma": lambda xhat, y_bar: np.sum(y_bar * xhat, axis=0),
+        "beta": lambda y_bar: np.sum(y_bar, axis=0),
+    },
+    "logistic": {"w": lambda w, x, lam, a4: w - lam * (1 - a4) * x},
+    "two_paths": {"x1": lambda x2: x2, "x2": lambda x1, x2: np.cos(x2) + x1},
+    "matrix_vector": {"x": lambda W, h_bar: W.T @ h_bar, "W": lambda x, h_bar: np.outer(h_bar, x)},
+    "largest": {"x": lambda x, m: (x == m) / np.sum(x == m, dtype=float)},
+    "rectified": {"x": lambda x, y_bar: (x > 0) * y_bar},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_line_agrees(name: str) -> None:
+    d = derived(name)
+    assert d.ok
+    assert all(line.error < 1e-6 for line in d.lines)
+    assert all(line.text and line.latex for line in d.lines)
+
+
+@pytest.mark.parametrize(("name", "variable"), [(n, v) for n, forms in TEXTBOOK.items() for v in forms])
+def test_the_closed_form_is_the_textbooks(name: str, variable: str) -> None:
+    d = derived(name)
+    expected = d.formula(TEXTBOOK[name][variable])
+    assert d.closed_form[variable] == expected, f"{d.closed_form[variable]}, and not {expected}"
+    np.testing.assert_allclose(d.closed_form[variable].evaluate(), expected.evaluate(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_wrong_form_is_not_equal() -> None:
+    d = derived("residual")
+    wrong = [
+        lambda H, a, y_bar: y_bar + H @ ((a > 0) * y_bar),
+        lambda H, a, y_bar: H.T @ ((a > 0) * y_bar),
+        lambda H, a, y_bar: y_bar - H.T @ ((a > 0) * y_bar),
+        lambda H, a, y_bar: y_bar + H.T @ y_bar,
+    ]
+    assert all(d.closed_form["x"] != d.formula(f) for f in wrong)
+
+
+def test_the_closed_forms_read_like_the_textbooks() -> None:
+    assert str(derived("cross_entropy").closed_form["x"]) == "p − onehot(k)"
+    assert str(derived("residual").closed_form["x"]) == "∂e/∂y + Hᵀ (𝟏{a > 0} ⊙ ∂e/∂y)"
+    assert str(derived("residual").closed_form["H"]) == "(𝟏{a > 0} ⊙ ∂e/∂y) xᵀ"
+    batch_norm = derived("batch_norm", names={"x": ("m", "C")})
+    assert str(batch_norm.closed_form["x"]) == "γ ⊙ (m ∂e/∂y − x̂ ⊙ (Σᵢ (x̂ ⊙ ∂e/∂y)) − Σᵢ ∂e/∂y) / (m a₅)"
+    assert str(derived("logistic").closed_form["w"]) == "w − λ (1 − a₄) x"
+    assert str(derived("two_paths").closed_form["x2"]) == "cos(x₂) + x₁"
