@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,13 +146,34 @@ def _verdicts(
     if failures:
         return _failed(point, failures[0])
     whole = [sample for sample in samples if isinstance(sample, Sample)]
-    return {name: judge(Case(name, whole, [])) for name in whole[0].claims}
+    nearby = list(_nearby(claims, args, rng))
+    return {name: judge(Case(name, whole, nearby)) for name in whole[0].claims}
+
+
+def _nearby(claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator) -> Iterator[Sample]:
+    """Samples at points near by, where f and its backward can be run there: what is true holds at these too."""
+    named, structure = leaves_by_name(claims.forward, args)
+    for _ in range(2):
+        moved = (_moved(leaf, rng) if is_float(leaf) else leaf for leaf in named.values())
+        there = tuple(structure.unflatten(moved))
+        with np.errstate(all="ignore"):
+            observed = _observed(claims, there)
+            if observed is None or not all(np.isfinite(y).all() for y in observed.outputs):
+                continue
+            for sample in samples_at(Point(claims.forward, there, observed, observed.outputs), claims, rng, 1):
+                if isinstance(sample, Sample):
+                    yield sample
+
+
+def _moved(leaf: Any, rng: np.random.Generator) -> Any:
+    size = float(np.sqrt(np.mean(np.square(leaf)))) if np.size(leaf) else 0.0
+    return np.asarray(leaf + rng.normal(size=np.shape(leaf)) * (0.05 * np.abs(leaf) + 1e-3 * size))[()]
 
 
 def _observed(claims: Claimed, args: tuple[Any, ...]) -> Observed | None:
     """The run on a trace; None where f is not written in NumPy functions that work on tensors."""
     try:
-        return observe(claims.forward, args)
+        return observe(claims.forward, args, opened=True)
     except (PullbackError, TypeError, ValueError, AttributeError):
         return None
 

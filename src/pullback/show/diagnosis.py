@@ -10,14 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pullback.show import whole
 from pullback.show.evidence import Case
-from pullback.show.findings import Finding
+from pullback.show.mistakes import axes, operands, terms, whole
+from pullback.show.mistakes.findings import Finding
 from pullback.show.verdicts import Entry, Verdict
 
 Hypothesis = Callable[[Case], Iterator[Finding]]
 
-TIERS: tuple[tuple[Hypothesis, ...], ...] = ((whole.sign_or_factor, whole.transposed, whole.other_layout),)
+TIERS: tuple[tuple[Hypothesis, ...], ...] = (
+    (whole.sign_or_factor, whole.transposed, whole.other_layout),
+    (
+        terms.missing_incoming,
+        terms.identity_on_a_path,
+        terms.wrong_terms,
+        operands.wrong_mask,
+        operands.wrong_saved,
+        axes.wrong_axis,
+        axes.wrong_reduction,
+        axes.wrong_product,
+    ),
+    (operands.local_derivative, axes.softmax_axis, axes.border),
+    (operands.wrong_cotangent, axes.diagonal_only),
+    (terms.extra_term, operands.other_inputs),
+)
 """A later tier is tried only where none of the earlier ones explains the gradient: simple explanations first."""
 
 

@@ -14,7 +14,7 @@ from pullback.core import tree
 from pullback.core.tensor import plain_value
 from pullback.show.claimed import Claimed, Failure
 from pullback.show.differences import sweep
-from pullback.show.observed import Application, Observed, is_float, leaves_by_name, observe, restored_state
+from pullback.show.observed import Application, Edit, Observed, is_float, leaves_by_name, restored_state
 
 Plain = np.ndarray[Any, Any]
 
@@ -30,6 +30,11 @@ class Edge(NamedTuple):
     cotangent: Any
     contribution: Any
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """The same step in another run of the same program."""
+        return self.application.number, self.input
+
 
 @dataclasses.dataclass
 class Sample:
@@ -44,11 +49,27 @@ class Sample:
         """The cotangent of the only, or the first, output."""
         return self.cotangents[0]
 
+    def cut(self, application: Application, i: int, g: Any, contribution: Any) -> Any:
+        """An edit that leaves out what cancels altogether: the maximum that is subtracted before an exponential."""
+        return None if (application.number, i) in self.point.cancelling else contribution
+
+    def edge(self, key: tuple[int, int]) -> Edge:
+        """The edge of an application's number and an input. Raises IndexError where this run has none."""
+        if key not in self._by_key:
+            raise IndexError(f"no such step: {key}")
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[int, int], Edge]:
+        return {edge.key: edge for edge in self.edges}
+
     @cached_property
     def _walk(self) -> tuple[dict[int, Any], list[Edge]]:
         edges: list[Edge] = []
 
         def note(application: Application, i: int, g: Any, contribution: Any) -> Any:
+            if self.cut(application, i, g, contribution) is None:
+                return None
             edges.append(Edge(application, i, g, contribution))
             return contribution
 
@@ -84,15 +105,16 @@ class Sample:
             sizes.append(1e-3 * flow / (_largest(value) or 1.0))
         return max(sizes)
 
-    def through(self, edge: Edge, name: str, contribution: Any) -> Plain:
-        """The part of an input's gradient that a contribution on this edge leads to; gradients are linear in it."""
+    def altered(self, name: str, change: Edit) -> Plain:
+        """The gradient of an input as a backward would give it whose steps are changed."""
         observed = self.point.observed
         assert observed is not None
-        source = edge.application.sources[edge.input]
-        assert source is not None
-        if source == observed.inputs[name]:
-            return np.asarray(contribution)
-        return observed.gradient(observed.pull_from({source: contribution}), name)
+
+        def edit(application: Application, i: int, g: Any, contribution: Any) -> Any:
+            kept = self.cut(application, i, g, contribution)
+            return None if kept is None else change(application, i, g, kept)
+
+        return observed.gradient(observed.pull(self.cotangents, edit), name)
 
 
 @dataclasses.dataclass
@@ -107,7 +129,7 @@ class Point:
     @cached_property
     def leaves(self) -> dict[str, Any]:
         """The leaves that are differentiated."""
-        return {name: leaf for name, leaf in self.named.items() if is_float(leaf)}
+        return {name: np.asarray(leaf)[()] for name, leaf in self.named.items() if is_float(leaf)}
 
     @cached_property
     def named(self) -> dict[str, Any]:
@@ -115,9 +137,26 @@ class Point:
         return leaves_by_name(self.forward, self.args)[0]
 
     @cached_property
-    def opened(self) -> Observed:
-        """The run with fused primitives as their references."""
-        return observe(self.forward, self.args, opened=True)
+    def cancelling(self) -> set[tuple[int, int]]:
+        """The steps into a maximum or minimum that change no gradient: what is subtracted cancels again."""
+        if self.observed is None:
+            return set()
+        observed, found = self.observed, set()
+        shifts = [a for a in observed.applications if a.primitive.name in ("max", "min") and a.tracked]
+        if not shifts:
+            return set()
+        rng = np.random.default_rng(0)
+        us = [np.asarray(rng.normal(size=y.shape))[()] for y in observed.outputs]
+        whole = observed.pull(us)
+        for shift in shifts:
+
+            def without(application: Application, i: int, g: Any, c: Any, number: int = shift.number) -> Any:
+                return None if application.number == number else c
+
+            other = observed.pull(us, without)
+            if all(_agree(observed.gradient(whole, n), observed.gradient(other, n)) for n in observed.inputs):
+                found.add((shift.number, 0))
+        return found
 
     @cached_property
     def jacobians(self) -> dict[str, list[Plain]]:
@@ -125,11 +164,12 @@ class Point:
         return {name: self._jacobian(name) for name in self.leaves}
 
     def _jacobian(self, name: str) -> list[Plain]:
-        value = np.asarray(self.leaves[name], np.float64)
+        value: Plain = np.asarray(self.leaves[name], np.float64)
+        sizes: Plain = np.asarray(np.maximum(np.abs(value), 0.1))
         rows: list[Plain] = []
         for index in np.ndindex(value.shape):
             direction = np.zeros(value.shape)
-            direction[index] = max(abs(float(value[index])), 0.1)
+            direction[index] = sizes[index]
 
             def along(t: float, direction: Plain = direction) -> Plain:
                 return self.flat(name, value + t * direction)
@@ -232,6 +272,10 @@ def samples_at(point: Point, claims: Claimed, rng: np.random.Generator, count: i
         cotangents = [np.asarray(rng.normal(size=y.shape))[()] for y in point.outputs]
         found = claims.gradients(structure.unflatten(cotangents), point.args)
         yield found if isinstance(found, Failure) else Sample(point, cotangents, found)
+
+
+def _agree(a: Plain, b: Plain) -> bool:
+    return bool(np.max(np.abs(a - b), initial=0.0) <= 1e-11 * (_largest(a) + 1e-300))
 
 
 def _largest(x: Any) -> float:

@@ -38,6 +38,7 @@ class Application:
     places: tuple[int, ...]  # of the outputs
     saved: Any  # by a fused primitive
     source: Source
+    number: int  # in the order of the run
 
     @property
     def tracked(self) -> tuple[int, ...]:
@@ -70,6 +71,13 @@ class Application:
             shapes = [np.shape(self.values[i]) for i in plan.inputs]
             found = [pull(g, saved, shape, params) for pull, shape in zip(plan.pulls, shapes, strict=True)]
         return {i: self._fit(i, c) for i, c in zip(plan.inputs, found, strict=True) if c is not None}
+
+    def spread_out(self, g: Any) -> dict[int, Any]:
+        """The contributions of an elementwise primitive before they are summed over the axes that were broadcast."""
+        plan = self._plan
+        saved, shapes = plan.save([*self.values, self.result]), [np.shape(self.values[i]) for i in plan.inputs]
+        found = [pull(g, saved, shape, self.params) for pull, shape in zip(plan.pulls, shapes, strict=True)]
+        return dict(zip(plan.inputs, found, strict=True))
 
     def _fit(self, i: int, contribution: Any) -> Any:
         shape = np.shape(self.values[i])
@@ -123,7 +131,9 @@ class Observation(Trace):
         else:
             results = [self.lift(part) for part in parts]
             outputs = tuple(result._node for result in results)
-            self.applications.append(Application(primitive, values, places, params, y, outputs, saved, user_line()))
+            self.applications.append(
+                Application(primitive, values, places, params, y, outputs, saved, user_line(), len(self.applications))
+            )
         if primitive.view:
             View.link(args[0], results[0], lambda plain: primitive.fn(plain, **params))
         return tuple(results) if isinstance(y, tuple) else results[0]
@@ -150,10 +160,12 @@ class Observed:
                 seeds[place] = seeds[place] + g if place in seeds else g
         return self.pull_from(seeds, edit)
 
-    def pull_from(self, seeds: dict[int, Any], edit: Edit | None = None) -> dict[int, Any]:
-        """The cotangent of every place, from those given at any places."""
+    def pull_from(self, seeds: dict[int, Any], edit: Edit | None = None, before: int | None = None) -> dict[int, Any]:
+        """The cotangent of every place, from those given at any places, through the applications before a number."""
         adjoints = dict(seeds)
-        for application in reversed(self.applications):
+        for application in reversed(self.applications[:before]):
+            if application.places[0] not in adjoints and len(application.places) == 1:
+                continue
             given = {place: adjoints[place] for place in application.places if place in adjoints}
             if not given:
                 continue
@@ -182,11 +194,24 @@ class Observed:
         for name, held in self.names.items():
             if isinstance(held, int) and held == place:
                 return name
+        if place in self.output_places:
+            return "the output"
         for application in self.applications:
             if place in application.places:
-                text = application.source.text
-                return f"the result of {application.primitive.name}" + (f" in `{text}`" if text else "")
+                source = application.sources[0] if application.sources else None
+                if source is not None and application.primitive.name in _SAME_NUMBERS:
+                    return _SAME_NUMBERS[application.primitive.name].format(self.describe(source))
+                return f"the result of {application.primitive.name}{in_line(application.source)}"
         return "a constant"
+
+
+_SAME_NUMBERS = {"reshape": "{}", "broadcast_to": "{}", "copy": "{}", "transpose": "{}^T", "getitem": "a part of {}"}
+
+
+def in_line(source: Source) -> str:
+    """The program's line in words, shortened; nothing where it cannot be read."""
+    text = source.text if len(source.text) <= 60 else f"{source.text[:57]}..."
+    return f" in `{text}`" if text else ""
 
 
 def leaves_by_name(f: Callable[..., Any], args: Sequence[Any]) -> tuple[dict[str, Any], tree.Structure]:

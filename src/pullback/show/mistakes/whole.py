@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pullback.show.evidence import Case, Sample
-from pullback.show.findings import Finding, name_of_factor, plausible, proportion
+from pullback.show.mistakes.axes import localised
+from pullback.show.mistakes.findings import Finding, name_of_factor, plausible, proportion
 
 
 def sign_or_factor(case: Case) -> Iterator[Finding]:
@@ -98,4 +99,4 @@ def unknown(case: Case) -> Finding:
     if truth.shape != claim.shape:
         text = f"Expected a gradient of the shape {truth.shape} of {case.name}, got {claim.shape}."
         return Finding("wrong_shape", text, np.inf, 1.0)
-    return Finding("unknown", "No known mistake explains it.", np.inf, 1.0)
+    return Finding("unknown", f"No known mistake explains it. {localised(case)}", np.inf, 1.0)
