@@ -34,6 +34,15 @@ def replace(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def make_folder(path: Path) -> Path:
+    """Make the folder `path`, and those above it, where there is none. Raises RunError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return path
+
+
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The error for a file that cannot be written, with the way out where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

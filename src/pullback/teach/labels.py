@@ -101,7 +101,7 @@ def label_folder(
     listing = source.listing()
     if not listing and not listing.refused:
         raise DataError(f"no images in {source.root}: expected files ending in .png, .jpg, .webp, .bmp, .gif or .tif")
-    with files.locked(_made(out) / ".lock", "labelled"):
+    with files.locked(files.make_folder(out) / ".lock", "labelled"):
         job = _Job(source, teacher, kind, Known(out, kind), listing)
         with LabelWriter(out, kind, shard_rows, shard_seconds) as writer:
             job.run(writer, batch_size, workers, on_progress or (lambda done, total: None))
@@ -222,11 +222,3 @@ def _check_settings(root: Path, out: Path, kind: LabelKind, batch_size: int, wor
         raise ConfigError(f"top k: expected 1 to {len(kind.classes)}, the number of classes, got {kind.top_k}")
     if out.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"{out} lies inside the folder of images, {root}, which is only read; choose another place")
-
-
-def _made(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.cannot_write(out, error) from None
-    return out

@@ -135,7 +135,7 @@ class LabelWriter:
     """
 
     def __init__(self, folder: Path, kind: LabelKind, shard_rows: int, shard_seconds: float) -> None:
-        self.folder = folder
+        self.folder = files.make_folder(folder)
         self.kind = kind
         self.shard_rows = shard_rows
         self.shard_seconds = shard_seconds
