@@ -73,9 +73,7 @@ def measure(rows: int, files: int, folder: Path) -> dict[str, Any]:
     result["selected"] = len(chosen)
     result["paths of the selected"], _ = seconds(lambda: table.column("path").take(chosen).to_pylist())
     result["soft labels"], _ = seconds(table.probabilities)
-    listing = Listing(
-        [path_of(i) for i in range(rows)], [9000 + i % SHARD for i in range(rows)], list(range(rows))
-    )
+    listing = Listing([path_of(i) for i in range(rows)], [9000 + i % SHARD for i in range(rows)], list(range(rows)))
     result["compare with a listing"], (to_do, gone) = seconds(lambda: Known(folder / "labels", kind()).compare(listing))
     if to_do or gone:
         raise AssertionError(f"{len(to_do)} images to label, {len(gone)} removed: expected none")

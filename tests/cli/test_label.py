@@ -96,3 +96,19 @@ def test_teachers(call: Any) -> None:
     assert "efficientnet-lite0" in outcome.out
     listed = json.loads(call("teachers", "--json").out)
     assert {"name", "parameters", "accuracy", "size", "licence", "installed", "install"} <= listed[0].keys()
+
+
+def test_labels(call: Any, teacher: Path, folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    call("label", folder, "--teacher", teacher, "--out", labels)
+    outcome = call("labels", labels)
+    assert outcome.code == 0, outcome.err
+    assert "red" in outcome.out
+    assert (labels / "sheet.html").read_text().count("<figure>") > 30
+    exported = call("labels", labels, "--export", "csv", "--max-per-class", "4", "--page", "none", "--json")
+    assert json.loads(exported.out)["exported"] == 12
+    assert len((labels / "labels.csv").read_text().splitlines()) == 13
+    folders = call("labels", labels, "--export", "imagefolder", "--to", tmp_path / "sorted")
+    assert folders.code == 0, folders.err
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == 40
+    assert call("labels", tmp_path / "none").code == 2

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "the class of images, according to a run's network",
     "models": "the networks: their layers, shapes and parameters",
     "label": "label a folder of images with a pretrained network, into a table of labels",
+    "labels": "what a table of labels holds; a page with pictures; exports",
     "teachers": "the pretrained networks that can be used by name",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
 }

@@ -71,6 +71,7 @@ class TarImages(ImageSource):
                 self._plain = True
         except tarfile.ReadError:
             self._plain = False
+            self.end_to_end = True
         except OSError as error:
             raise DataError(f"{root}: cannot be read ({error.strerror})") from None
 

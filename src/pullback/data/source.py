@@ -78,8 +78,18 @@ class ReadImage:
 class ImageSource(ABC):
     """Images in one place. `open_source` finds out which kind it is."""
 
+    end_to_end = False
+    """Whether it must be read in the order of its listing."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def ordered(self, paths: Sequence[str]) -> Sequence[str]:
+        """The same paths, in an order in which they can be read."""
+        if not self.end_to_end:
+            return paths
+        chosen = set(paths)
+        return [path for path in self.listing().paths if path in chosen]
 
     @abstractmethod
     def listing(self) -> Listing:

@@ -24,7 +24,7 @@ from pullback.teach.classes import select_classes
 from pullback.teach.kind import LabelKind
 from pullback.teach.known import Known
 from pullback.teach.shards import LabelledImage, LabelWriter, shard_paths
-from pullback.teach.table import LabelTable
+from pullback.teach.table import IMAGES, LabelTable
 from pullback.teach.teacher import Teacher
 
 SKIPPED = "skipped.json"
@@ -102,6 +102,7 @@ def label_folder(
     if not listing and not listing.refused:
         raise DataError(f"no images in {source.root}: expected files ending in .png, .jpg, .webp, .bmp, .gif or .tif")
     with files.locked(files.make_folder(out) / ".lock", "labelled"):
+        files.replace(out / IMAGES, json.dumps({"images": str(source.root.resolve())}).encode())
         job = _Job(source, teacher, kind, Known(out, kind), listing)
         with LabelWriter(out, kind, shard_rows, shard_seconds) as writer:
             job.run(writer, batch_size, workers, on_progress or (lambda done, total: None))

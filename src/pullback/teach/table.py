@@ -5,6 +5,8 @@ How the folder is written is in `shards.py`.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from pullback.errors import ConfigError, DataError
 from pullback.teach.selection import Selection
 from pullback.teach.shards import Shard, shard_paths
+
+IMAGES = "images.json"
+"""The file beside the shards that tells where the images are: {"images": PATH}."""
 
 
 class LabelTable:
@@ -89,6 +94,20 @@ class LabelTable:
     def labels(self) -> NDArray[np.int64]:
         """The most probable class of each image, (N,), counted in `kind.classes`."""
         return np.asarray(self.column("label").to_numpy()).astype(np.int64)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Short names of the classes, told apart by WordNet id or number where two share one, as ImageNet's cranes."""
+        count = Counter(c.short for c in self.kind.classes)
+        return tuple(c.short if count[c.short] == 1 else f"{c.short} ({c.wnid or c.index})" for c in self.kind.classes)
+
+    @property
+    def images(self) -> Path | None:
+        """The folder or archive of the images, as it was when they were labelled last; None where that is not known."""
+        try:
+            return Path(json.loads((self.folder / IMAGES).read_text(encoding="utf-8"))["images"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @property
     def confidences(self) -> NDArray[np.float32]:
