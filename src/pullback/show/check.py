@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,12 @@ from pullback.core import tree
 from pullback.core.tape import not_differentiable
 from pullback.core.tensor import plain_value
 from pullback.errors import CheckError, DtypeError, PullbackError
-from pullback.show.claimed import Claimed, Failure, claimed
+from pullback.show.claimed import claimed
 from pullback.show.comparisons import Whole, compare, sampling
-from pullback.show.diagnosis import judge
-from pullback.show.evidence import Case, Point, Sample, samples_at
-from pullback.show.observed import Observed, is_float, leaves_by_name, observe, restored_state
+from pullback.show.judgement import judgement
+from pullback.show.observed import is_float, leaves_by_name, observe, restored_state
 from pullback.show.rules_check import check_rules
-from pullback.show.verdicts import CheckReport, RuleResult, Verdict
-
-COTANGENTS = 3  # random ones at the given point
+from pullback.show.verdicts import CheckReport, RuleResult
 
 
 def check(f: Any, *args: Any, backward: Any = None, seed: int = 0) -> CheckReport:
@@ -48,7 +45,8 @@ def check(f: Any, *args: Any, backward: Any = None, seed: int = 0) -> CheckRepor
     rng = np.random.default_rng(seed)
     if claims is None:
         return _derivatives(name, function, args, rng, notes)
-    return CheckReport(name, _verdicts(claims, args, outputs, rng), notes=notes)
+    found = judgement(claims, args, outputs, rng)
+    return CheckReport(name, found.verdicts, found.rules, found.comparisons, notes + found.notes)
 
 
 def _derivatives(
@@ -135,50 +133,3 @@ def repeatable(f: Callable[..., Any], args: tuple[Any, ...]) -> list[np.ndarray[
 def _pairs(f: Any, args: tuple[Any, ...], given: tuple[Any, ...]) -> list[tuple[str, Any, Any]]:
     named, other = leaves_by_name(f, args)[0], leaves_by_name(f, given)[0]
     return [(name, named[name], other[name]) for name in named]
-
-
-def _verdicts(
-    claims: Claimed, args: tuple[Any, ...], outputs: list[np.ndarray[Any, Any]], rng: np.random.Generator
-) -> dict[str, Verdict]:
-    point = Point(claims.forward, args, _observed(claims, args), outputs)
-    samples = list(samples_at(point, claims, rng, COTANGENTS))
-    failures = [sample for sample in samples if isinstance(sample, Failure)]
-    if failures:
-        return _failed(point, failures[0])
-    whole = [sample for sample in samples if isinstance(sample, Sample)]
-    nearby = list(_nearby(claims, args, rng))
-    return {name: judge(Case(name, whole, nearby)) for name in whole[0].claims}
-
-
-def _nearby(claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator) -> Iterator[Sample]:
-    """Samples at points near by, where f and its backward can be run there: what is true holds at these too."""
-    named, structure = leaves_by_name(claims.forward, args)
-    for _ in range(2):
-        moved = (_moved(leaf, rng) if is_float(leaf) else leaf for leaf in named.values())
-        there = tuple(structure.unflatten(moved))
-        with np.errstate(all="ignore"):
-            observed = _observed(claims, there)
-            if observed is None or not all(np.isfinite(y).all() for y in observed.outputs):
-                continue
-            for sample in samples_at(Point(claims.forward, there, observed, observed.outputs), claims, rng, 1):
-                if isinstance(sample, Sample):
-                    yield sample
-
-
-def _moved(leaf: Any, rng: np.random.Generator) -> Any:
-    size = float(np.sqrt(np.mean(np.square(leaf)))) if np.size(leaf) else 0.0
-    return np.asarray(leaf + rng.normal(size=np.shape(leaf)) * (0.05 * np.abs(leaf) + 1e-3 * size))[()]
-
-
-def _observed(claims: Claimed, args: tuple[Any, ...]) -> Observed | None:
-    """The run on a trace; None where f is not written in NumPy functions that work on tensors."""
-    try:
-        return observe(claims.forward, args, opened=True)
-    except (PullbackError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _failed(point: Point, failure: Failure) -> dict[str, Verdict]:
-    cause = "wrong_shape" if failure.about_shapes else "unknown"
-    text = failure.text[0].upper() + failure.text[1:] + "."
-    return {name: Verdict(name, "wrong", cause, text, 1.0, np.inf) for name in point.leaves}  # type: ignore[arg-type]

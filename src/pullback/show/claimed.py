@@ -48,6 +48,8 @@ class Claimed:
             return self._by_leaf(found, args)
         except _ResultsError as error:
             return Failure(str(error), True)
+        except CheckError:
+            raise
         except Exception as error:
             shapes = isinstance(error, ValueError) and any(w in str(error) for w in ("shape", "dimension", "broadcast"))
             return Failure(f"the backward raised {type(error).__name__}: {error}{_line_of(error)}", shapes)

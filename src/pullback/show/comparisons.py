@@ -10,7 +10,7 @@ import numpy as np
 from pullback.core import tree
 from pullback.core.tensor import plain_value
 from pullback.errors import NoRuleError, PullbackError
-from pullback.show.differences import STEPS, Estimate, Plain, sweep
+from pullback.show.differences import STEPS, Plain, sweep
 from pullback.show.evidence import flat_outputs
 from pullback.show.observed import is_float, leaves_by_name, restored_state
 from pullback.show.rules_check import direction
@@ -59,13 +59,8 @@ class Whole:
 def compare(whole: Whole) -> list[Comparison]:
     """Every comparison that can be made of this function."""
     with restored_state(), np.errstate(all="ignore"):
-        results, gradients = [], whole.gradient(*whole.xs)
-        estimate = sweep(lambda t: flat_outputs(whole.f, whole.filled(whole.moved(t, whole.vs))), _steps(whole))
-        tangents = _tangents(whole)
-        results.append(_first_order(whole, estimate))
-        results.append(_both_modes(whole, gradients, tangents))
-        results.append(_second_order(whole))
-    return results
+        both = _both_modes(whole, whole.gradient(*whole.xs), _tangents(whole))
+        return [first_order(whole), both, _second_order(whole)]
 
 
 def _steps(whole: Whole) -> int:
@@ -81,8 +76,12 @@ def _tangents(whole: Whole) -> Plain | str:
     return np.concatenate([np.ravel(np.asarray(plain_value(t))) for t in tangents])
 
 
-def _first_order(whole: Whole, estimate: Estimate) -> Comparison:
-    name, use = "reverse mode against differences", estimate.reliable
+def first_order(whole: Whole) -> Comparison:
+    """The gradient against differences of f, along a random direction."""
+    name = "reverse mode against differences"
+    with restored_state(), np.errstate(all="ignore"):
+        estimate = sweep(lambda t: flat_outputs(whole.f, whole.filled(whole.moved(t, whole.vs))), _steps(whole))
+    use = estimate.reliable
     kinks = int(np.sum(estimate.kink))
     note = f"{kinks} of {use.size} outputs have a kink here and are left out" if kinks else ""
     if not use.any():

@@ -16,11 +16,7 @@ def text(report: CheckReport) -> str:
     """The report for a terminal."""
     lines = [headline(report), ""]
     width = max([len(name) for name in report.verdicts] or [0])
-    for name, verdict in report.verdicts.items():
-        lines.append(f"  {name:{width}}  {_summary(verdict)}")
-        lines += _wrapped(verdict.explanation, width + 4) if verdict.status != "right" or verdict.explanation else []
-        if verdict.status == "wrong":
-            lines += _evidence(verdict, width + 4)
+    lines += [verdict_text(verdict, width) for verdict in report.verdicts.values()]
     if report.verdicts:
         lines.append("")
     lines += [f"  {line}" for line in _rules(report)]
@@ -31,6 +27,15 @@ def text(report: CheckReport) -> str:
     for note in report.notes:
         lines += _wrapped(f"note: {note}", 2)
     return "\n".join(lines).rstrip()
+
+
+def verdict_text(verdict: Verdict, width: int) -> str:
+    """A verdict for a terminal, with its name in a column of this width."""
+    lines = [f"  {verdict.name:{width}}  {_summary(verdict)}"]
+    lines += _wrapped(verdict.explanation, width + 4) if verdict.explanation else []
+    if verdict.status == "wrong":
+        lines += _evidence(verdict, width + 4)
+    return "\n".join(lines)
 
 
 def headline(report: CheckReport) -> str:

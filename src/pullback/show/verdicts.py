@@ -53,6 +53,11 @@ class Verdict:
     def __bool__(self) -> bool:
         return self.status != "wrong"
 
+    def __str__(self) -> str:
+        from pullback.show.report_check import verdict_text
+
+        return verdict_text(self, len(self.name))
+
 
 @dataclasses.dataclass(frozen=True)
 class RuleResult:
