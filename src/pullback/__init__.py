@@ -38,8 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
-    "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array",
-    "check", "checkpoint", "compile", "custom", "data", "derive", "grad", "hessian", "hvp", "jacobian", "jvp", "nn",
+    "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array", "check",
+    "checkpoint", "compile", "custom", "data", "derive", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "nn",
     "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
     "value_and_grad", "vjp",
 ]  # fmt: skip
@@ -48,6 +48,7 @@ _ROOMS = ("data", "nn", "optim", "show", "teach", "train")
 _ELSEWHERE: dict[str, str] = {
     "check": "pullback.show.check",
     "derive": "pullback.show.derivation",
+    "graph": "pullback.show.graph",
 }
 """Public names whose module is imported when they are first used, such as `"derive": "pullback.show.derivation"`."""
 

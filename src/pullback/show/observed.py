@@ -242,10 +242,14 @@ def is_float(x: Any) -> bool:
     return isinstance(x, float) or getattr(getattr(x, "dtype", None), "kind", "") == "f"
 
 
-def observe(f: Callable[..., Any], args: Sequence[Any], opened: bool = False) -> Observed:
-    """Runs `f(*args)` once, with its floating-point leaves tracked. The state of modules is afterwards as before."""
+def observe(
+    f: Callable[..., Any], args: Sequence[Any], opened: bool = False, trace: Observation | None = None
+) -> Observed:
+    """Runs `f(*args)` once, with its floating-point leaves tracked, on a trace of its own or on the one given.
+
+    The state of modules is afterwards as before."""
     named, structure = leaves_by_name(f, args)
-    with restored_state(), Observation(opened) as trace:
+    with restored_state(), trace or Observation(opened) as trace:
         lifted: list[Any] = []
         inputs: dict[str, int] = {}
         for name, leaf in named.items():
