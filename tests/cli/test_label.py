@@ -112,3 +112,11 @@ def test_labels(call: Any, teacher: Path, folder: Path, tmp_path: Path) -> None:
     assert folders.code == 0, folders.err
     assert len(list((tmp_path / "sorted").rglob("*.png"))) == 40
     assert call("labels", tmp_path / "none").code == 2
+
+
+def test_resize_preview(call: Any, teacher: Path, folder: Path, tmp_path: Path) -> None:
+    outcome = call("resize-preview", folder, "--teacher", teacher, "--out", tmp_path / "page.html", "--shown", "2")
+    assert outcome.code == 0, outcome.err
+    assert "recommended: " in outcome.out
+    assert (tmp_path / "page.html").read_text().count("<figure>") == 12
+    assert call("resize-preview", folder, "--teacher", teacher, "--sample", "1").code == 2

@@ -41,8 +41,8 @@ class Command(Options):
     """Classes to choose from: names, WordNet ids or numbers with commas between, or a file with one a line."""
     top_k: int | None = None
     """Probabilities to keep for each image; not given: all, or 50 where there are more than 100 classes."""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
-    """How images are resized to the teacher's size."""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "auto"] = "bicubic"
+    """How images are resized to the teacher's size; auto: as a sample of 64 images recommends."""
     tta: Literal["none", "flip"] = "none"
     """Test-time augmentation; flip: the mean of the answers to the image and to its mirror image."""
     min_confidence: float = 0.0

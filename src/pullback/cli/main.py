@@ -21,11 +21,12 @@ COMMANDS = {
     "predict": "the class of images, according to a run's network",
     "models": "the networks: their layers, shapes and parameters",
     "label": "label a folder of images with a pretrained network, into a table of labels",
+    "resize-preview": "which way of resizing images suits a pretrained network",
     "labels": "what a table of labels holds; a page with pictures; exports",
     "teachers": "the pretrained networks that can be used by name",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
 }
-"""Each command is the class `Command` of the module of its name in `pullback.cli`."""
+"""Each command is the class `Command` of the module of its name in `pullback.cli`, with `_` for `-`."""
 
 OK, UNEXPECTED, WRONG = 0, 1, 2
 
@@ -77,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     from pullback.cli.options import Options, parse
 
-    command: type[Options] = importlib.import_module(f"pullback.cli.{name}").Command
+    command: type[Options] = importlib.import_module(f"pullback.cli.{name.replace('-', '_')}").Command
     return parse(command, f"pullback {name}", arguments).run()
 
 
 def _overview() -> str:
     lines = ["usage: pullback COMMAND ...", "", "Differentiate NumPy programs, and train networks with them.", ""]
-    lines += [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:16}{text}" for name, text in COMMANDS.items()]
     lines += ["", "`pullback COMMAND --help` tells of the options of each; `pullback --version` of the version."]
     return "\n".join(lines)
 

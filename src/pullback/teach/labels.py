@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from pullback.data.images import check_options, difference_hash
 from pullback.data.parallel import map_ahead
 from pullback.data.source import ImageSource, Listing, ReadImage, open_source
 from pullback.errors import ConfigError, DataError
-from pullback.teach.classes import select_classes
+from pullback.teach.classes import ClassName, select_classes
+from pullback.teach.interpolation import DEFAULT, compare_interpolations
 from pullback.teach.kind import LabelKind
 from pullback.teach.known import Known
 from pullback.teach.shards import LabelledImage, LabelWriter, shard_paths
@@ -78,7 +79,8 @@ def label_folder(
         out: the table's folder; it must not lie inside `folder`.
         classes: restrict the labels to these (see `select_classes`); all of the teacher's if None.
         top_k: keep only the k largest probabilities of each image; all if None.
-        interpolation: how images are resized to the teacher's size, by Pillow's name (`bicubic`, `box`, ...).
+        interpolation: how images are resized to the teacher's size, by Pillow's name (`bicubic`, `box`, ...); `auto`
+            for the one that a sample of 64 images recommends (see `compare_interpolations`).
         tta: test-time augmentation: `flip` averages the answers to each image and to its mirror image.
         batch_size: images in one call of the teacher; 8 on a CPU and 128 on a GPU if None.
         workers: how many threads run the teacher, and how many decode; the number of processors if None.
@@ -94,7 +96,8 @@ def label_folder(
     """
     started = time.monotonic()
     source, out = open_source(folder), Path(out)
-    kind = LabelKind.of(teacher, select_classes(teacher.classes, classes), interpolation, top_k, tta)
+    chosen = select_classes(teacher.classes, classes)
+    kind = LabelKind.of(teacher, chosen, DEFAULT if interpolation == "auto" else interpolation, top_k, tta)
     workers = (os.cpu_count() or 1) if workers is None else workers
     batch_size = (8 if teacher.device == "cpu" else 128) if batch_size is None else batch_size
     _check_settings(source.root, out, kind, batch_size, workers)
@@ -102,6 +105,8 @@ def label_folder(
     if not listing and not listing.refused:
         raise DataError(f"no images in {source.root}: expected files ending in .png, .jpg, .webp, .bmp, .gif or .tif")
     with files.locked(files.make_folder(out) / ".lock", "labelled"):
+        if interpolation == "auto":
+            kind = replace(kind, interpolation=_suitable(source, listing, teacher, chosen, out, workers))
         files.replace(out / IMAGES, json.dumps({"images": str(source.root.resolve())}).encode())
         job = _Job(source, teacher, kind, Known(out, kind), listing)
         with LabelWriter(out, kind, shard_rows, shard_seconds) as writer:
@@ -209,6 +214,17 @@ class _Job:
 
 def _hashed(image: LabelledImage, pixels: NDArray[np.uint8]) -> LabelledImage:
     return LabelledImage(image.path, image.sha256, image.bytes, image.modified_ns, difference_hash(pixels))
+
+
+def _suitable(
+    source: ImageSource, listing: Listing, teacher: Teacher, chosen: Sequence[ClassName], out: Path, workers: int
+) -> str:
+    """The interpolation of the labels there are; where there are none, the one that a sample recommends."""
+    if shard_paths(out):
+        return LabelTable(out).kind.interpolation
+    if not len(listing):
+        return DEFAULT
+    return compare_interpolations(source, teacher, chosen, workers=workers, listing=listing).recommended()
 
 
 def _check_settings(root: Path, out: Path, kind: LabelKind, batch_size: int, workers: int) -> None:
