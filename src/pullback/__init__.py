@@ -40,11 +40,11 @@ __all__ = [
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array", "check",
     "checkpoint", "compile", "custom", "data", "derive", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "nn",
-    "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "trace_nans", "train", "tree",
+    "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "testing", "trace_nans", "train", "tree",
     "value_and_grad", "vjp",
 ]  # fmt: skip
 
-_ROOMS = ("data", "nn", "optim", "show", "teach", "train")
+_ROOMS = ("data", "nn", "optim", "show", "teach", "testing", "train")
 _ELSEWHERE: dict[str, str] = {
     "check": "pullback.show.check",
     "derive": "pullback.show.derivation",

@@ -225,3 +225,10 @@ def test_a_gradient_of_zero_is_said() -> None:
     report = pb.check(lambda x: np.maximum(x, 0), -np.ones(3), backward=lambda g, x: 0 * g)
     assert report
     assert "the gradient of x is zero at these values" in report.notes[0]
+
+
+def test_assert_gradients() -> None:
+    pb.testing.assert_gradients(residual, *ARGS)
+    pb.testing.assert_gradients(residual, *ARGS, backward=right)
+    with pytest.raises(AssertionError, match="WRONG  sign"):
+        pb.testing.assert_gradients(np.sin, np.ones(2), backward=lambda g, x: -g * np.cos(x))

@@ -52,7 +52,7 @@ class Claimed:
             raise
         except Exception as error:
             shapes = isinstance(error, ValueError) and any(w in str(error) for w in ("shape", "dimension", "broadcast"))
-            return Failure(f"the backward raised {type(error).__name__}: {error}{_line_of(error)}", shapes)
+            return Failure(f"the backward raised {type(error).__name__}: {error}{line_of(error)}", shapes)
 
     def _by_leaf(self, found: dict[str, Any], args: Sequence[Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -247,10 +247,10 @@ def _without_none(gradient: Any) -> Any:
     return 0.0 if gradient is None else gradient
 
 
-def _line_of(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """The innermost line of the user's own code in a traceback."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_OURS):
+        if not frame.filename.startswith((*_OURS, "<frozen")):
             text = f": {frame.line}" if frame.line else ""
             return f" at {frame.filename}:{frame.lineno} in {frame.name}{text}"
     return ""
