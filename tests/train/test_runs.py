@@ -19,7 +19,7 @@ from PIL import Image
 import pullback as pb
 from pullback import files
 from pullback.data import Batch, Dataset, Splits, load_digits
-from pullback.errors import DataError, NonFiniteError, RunError
+from pullback.errors import ConfigError, DataError, NonFiniteError, RunError
 from pullback.files import JsonLines, locked
 from pullback.train import Run, Settings, evaluate, fit, loop, predict, resume
 from pullback.train.curves import draw_curves
@@ -400,3 +400,45 @@ def test_images_of_another_shape_are_refused(unbroken: Path, tmp_path: Path) -> 
         evaluate(unbroken, data=wide)
     with pytest.raises(DataError, match=r"expected images uint8 \(N, 8, 8, 1\).*got uint8 \(3, 8, 9, 1\)"):
         predict(unbroken, wide.images)
+
+
+# -- how a run ends, and what is kept ---------------------------------------------------------------------------------
+def test_a_time_budget_ends_the_run_in_good_order(tmp_path: Path) -> None:
+    result = fit(replace(SETTINGS, steps=None, epochs=None, time_budget="2s"), tmp_path / "fitted", quiet=True)
+    assert result.step == result.steps > 1
+    assert result.train_seconds < 10
+    assert Run.open(tmp_path / "fitted").config.settings.steps is not None  # so that it resumes with the same schedule
+    cut = fit(replace(SETTINGS, steps=1_000_000, epochs=None, time_budget="0.5s"), tmp_path / "cut", quiet=True)
+    assert 0 < cut.step < 1_000_000
+    assert cut.accuracy is not None
+    assert Run.open(tmp_path / "cut").metrics()[-1]["step"] == cut.step
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, lr=1e-12, steps=400, epochs=None, eval_every=5, patience=3)
+    result = fit(settings, tmp_path / "run", quiet=True)
+    assert result.step == result.best_step + 15
+
+
+def test_averaged_weights_are_what_is_evaluated(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, average=0.99, steps=60, epochs=None)
+    result = fit(settings, tmp_path / "run", quiet=True)
+    assert evaluate(tmp_path / "run").accuracy == result.accuracy
+    plain = fit(replace(settings, average=0.0), tmp_path / "plain", quiet=True)
+    assert plain.loss != result.loss
+    assert Run.open(tmp_path / "run").metrics()[0] == Run.open(tmp_path / "plain").metrics()[0]  # no step is changed
+
+
+def test_a_network_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from pullback.nn import models\n\n"
+        "def build(input_shape, classes, seed):\n    return models.mlp(input_shape, classes, (7,), seed=seed)\n"
+    )
+    result = fit(replace(SETTINGS, build=f"{file}:build", steps=3, epochs=None), tmp_path / "run", quiet=True)
+    assert result.step == 3
+    assert evaluate(tmp_path / "run").images > 0
+    with pytest.raises(ConfigError, match="defines no function other"):
+        fit(replace(SETTINGS, build=f"{file}:other", steps=3, epochs=None), tmp_path / "other", quiet=True)
+    with pytest.raises(ConfigError, match=r"expected FILE\.py:FUNCTION"):
+        replace(SETTINGS, build="nothing")

@@ -22,7 +22,9 @@ from pullback.train.report import duration
 class Student(Settings):
     """The network and its training."""
 
-    model: Literal["mlp", "cnn", "cifar-cnn", "levels-cnn"] = "levels-cnn"
+    model: Annotated[
+        Literal["mlp", "cnn", "cifar-cnn", "levels-cnn", "residual"], tyro.conf.arg(aliases=["--student"])
+    ] = "levels-cnn"
     data: tyro.conf.Suppress[str] = ""
     image_size: int | None = 64
     """Side of the square that each image is resized to for the network, pixels."""
@@ -41,15 +43,17 @@ class Command(Options):
     """
 
     folder: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
-    """Folder of images in any tree, of any size. They are only read."""
+    """Folder of images in any tree, of any size; or a .zip, a .tar or an .npz file of them. They are only read."""
     teacher: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.onnx|PACKAGE:CALLABLE")] = None
     """The pretrained network; always needed."""
     out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Run folder to make, or to continue; where not given, runs/distill-FOLDER."""
     classes: str = "all"
     """Classes to choose from: names, WordNet ids or numbers with commas between, or a file with one a line."""
-    targets: Literal["soft", "hard"] = "soft"
-    """Train on the teacher's probabilities (soft), or on its most probable class (hard)."""
+    targets: Literal["soft", "hard", "both"] = "soft"
+    """Train on the teacher's probabilities (soft), on its most probable class (hard), or on their mean (both)."""
+    temperature: float = 1.0
+    """soft and both: above 1, the teacher's probabilities are made softer."""
     held_out: float = 0.1
     """Part of the images that is kept out of training to compare the network with its teacher."""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
@@ -60,19 +64,24 @@ class Command(Options):
     student: tyro.conf.OmitArgPrefixes[Student]
 
     def run(self) -> int:
-        with Progress("labelling", "images", quiet=self.json) as progress:
+        with (
+            Progress("labelling", "images", quiet=self.json) as labelling,
+            Progress("resizing", "images", quiet=self.json) as caching,
+        ):
             result = distill(
                 self.folder,
                 self.description.open(self.teacher),
-                self.out or Path("runs") / f"distill-{Path(self.folder).resolve().name}",
+                self.out or Path("runs") / f"distill-{Path(self.folder).resolve().stem}",
                 Settings(**{field.name: getattr(self.student, field.name) for field in fields(Settings)}),
                 classes=self.classes,
                 targets=self.targets,
+                temperature=self.temperature,
                 held_out=self.held_out,
                 interpolation=self.interpolation,
                 workers=self.workers,
                 quiet=self.json,
-                on_labelling=progress,
+                on_labelling=labelling,
+                on_caching=caching,
             )
         self.show(result, _text(result))
         return 0 if result.signal is None else 128 + result.signal

@@ -5,6 +5,7 @@ Pillow and pooch are imported where a file is decoded or fetched, so that import
 
 from pullback.data.augment import Augmentation, Normalise, RandomCrop, RandomFlip
 from pullback.data.batches import Batch, Batches, in_order
+from pullback.data.cache import Pixels, cache_images
 from pullback.data.catalog import DATASETS, load
 from pullback.data.cifar10 import load_cifar10
 from pullback.data.dataset import Dataset, Splits
@@ -23,10 +24,12 @@ __all__ = [
     "ImageSource",
     "Listing",
     "Normalise",
+    "Pixels",
     "RandomCrop",
     "RandomFlip",
     "ReadImage",
     "Splits",
+    "cache_images",
     "in_order",
     "list_images",
     "load",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from pullback.data import cache
 from pullback.errors import ConfigError, DataError
 
 Pixels = NDArray[np.uint8]
@@ -98,7 +99,7 @@ class Normalise:
             raise ConfigError(f"expected one finite mean and one positive std per channel, got {self}")
 
     @classmethod
-    def fit(cls, images: Pixels) -> Normalise:
+    def fit(cls, images: Pixels | cache.Pixels) -> Normalise:
         """Mean and standard deviation of each channel over all `images` `(N, H, W, C)`, exactly, from integer sums.
 
         Fit it to the images to train on, never to those to test on. A constant channel gets std 1.
@@ -109,7 +110,7 @@ class Normalise:
             block = images[start : start + 512].reshape(-1, *images.shape[2:]).astype(np.int64)
             sums += block.sum(axis=0).reshape(-1, channels).sum(axis=0)
             squares += np.einsum("nwc,nwc->wc", block, block).sum(axis=0)
-        count = images.size // channels
+        count = math.prod(images.shape[:-1])
         mean = [int(total) / count / 255 for total in sums]
         # n * sum(x^2) - sum(x)^2 in Python's integers: no cancellation, however small the variance.
         spread = [count * int(square) - int(total) ** 2 for total, square in zip(sums, squares, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pullback.data.cache import Pixels
 from pullback.errors import DataError
 
 
@@ -21,7 +22,8 @@ class Dataset:
     """Labelled images.
 
     Args:
-        images: uint8 `(N, H, W, C)`, 0 to 255. A memory-mapped array is kept as it is and read where a batch needs it.
+        images: uint8 `(N, H, W, C)`, 0 to 255. A memory-mapped array, or `Pixels` of a cache, is kept as it is and read
+            where a batch needs it.
         labels: integer class numbers `(N,)`, kept as int64; or soft targets, rows of class probabilities `(N, K)`, kept
             as float32.
         classes: the K class names, in the order of their numbers.
@@ -31,20 +33,21 @@ class Dataset:
     out of range, or a number is not finite; the message names the index.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Pixels
     labels: NDArray[Any]
     classes: tuple[str, ...]
     name: str
 
     def __post_init__(self) -> None:
-        images, classes = np.asanyarray(self.images), tuple(self.classes)
+        images = self.images if isinstance(self.images, Pixels) else np.asanyarray(self.images)
+        classes = tuple(self.classes)
         _check_images(images, self.name)
         labels = _checked_labels(np.asarray(self.labels), len(classes), self.name)
         if len(labels) != len(images):
             raise DataError(
                 f"{self.name}: expected one label per image, got {len(images)} images and {len(labels)} labels"
             )
-        object.__setattr__(self, "images", _read_only(images))
+        object.__setattr__(self, "images", images if isinstance(images, Pixels) else _read_only(images))
         object.__setattr__(self, "labels", _read_only(labels))
         object.__setattr__(self, "classes", classes)
 
@@ -69,10 +72,11 @@ class Dataset:
         return self.labels.ndim == 2
 
     def subset(self, indices: ArrayLike) -> Dataset:
-        """The samples at `indices` (integers, or one boolean per sample), in that order, as a copy."""
+        """The samples at `indices` (integers, or one boolean per sample), in that order; arrays are copied."""
         chosen = np.asarray(indices)
         try:
-            return Dataset(self.images[chosen], self.labels[chosen], self.classes, self.name)
+            images = self.images.take(chosen) if isinstance(self.images, Pixels) else self.images[chosen]
+            return Dataset(images, self.labels[chosen], self.classes, self.name)
         except IndexError as error:
             raise DataError(f"{self.name}: cannot take this subset of {len(self)} samples: {error}") from error
 
@@ -111,12 +115,12 @@ def class_numbers(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
 
-def _check_images(images: NDArray[Any], name: str) -> None:
+def _check_images(images: NDArray[Any] | Pixels, name: str) -> None:
     if images.ndim != 4 or 0 in images.shape:
         raise DataError(f"{name}: expected images (N, H, W, C), none of them 0, got {images.shape}")
     if images.dtype == np.uint8:
         return
-    if np.issubdtype(images.dtype, np.floating):
+    if not isinstance(images, Pixels) and np.issubdtype(images.dtype, np.floating):
         _check_finite(images, "image", name)
     raise DataError(
         f"{name}: expected images of dtype uint8, 0 to 255, got {images.dtype}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback.core.tensor import Array
 from pullback.nn import init
 from pullback.nn.activations import ReLU
 from pullback.nn.containers import Flatten, Sequential
@@ -17,8 +19,9 @@ from pullback.nn.linear import Linear
 from pullback.nn.module import Module
 from pullback.nn.norm import BatchNorm
 from pullback.nn.pool import GlobalAvgPool2d, MaxPool2d
+from pullback.rules.nn import relu
 
-__all__ = ["MODELS", "cifar_cnn", "levels_cnn", "mlp"]
+__all__ = ["MODELS", "ResidualBlock", "cifar_cnn", "levels_cnn", "mlp", "residual_cnn"]
 
 
 def mlp(
@@ -87,7 +90,60 @@ def levels_cnn(
     return _for_input(input_shape, layers)
 
 
-MODELS: dict[str, Callable[..., Sequential]] = {"mlp": mlp, "cifar-cnn": cifar_cnn, "levels-cnn": levels_cnn}
+class ResidualBlock(Module):
+    """relu(x + two 3x3 convolutions of x, each with batch norm); He et al., "Deep residual learning", arXiv:1512.03385.
+
+    Where the size or the channels change, x goes through a 1x1 convolution with batch norm.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, rng: np.random.Generator, dtype: Any) -> None:
+        conv = functools.partial(Conv2d, bias=False, weight_init=init.fan_in_uniform, rng=rng, dtype=dtype)
+        self.conv0 = conv(inputs, outputs, 3, stride=stride, padding=1)
+        self.norm0 = BatchNorm(outputs, dtype=dtype)
+        self.conv1 = conv(outputs, outputs, 3, padding=1)
+        self.norm1 = BatchNorm(outputs, dtype=dtype)
+        self.shortcut = Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = Sequential(conv(inputs, outputs, 1, stride=stride), BatchNorm(outputs, dtype=dtype))
+
+    def forward(self, x: Array) -> Array:
+        y = relu(self.norm0(self.conv0(x)))
+        return relu(self.norm1(self.conv1(y)) + self.shortcut(x))
+
+
+def residual_cnn(
+    input_shape: tuple[int, ...] = (64, 64, 3),
+    classes: int = 10,
+    levels: tuple[int, ...] = (32, 64, 128),
+    repeats: int = 2,
+    *,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Sequential:
+    """A 3x3 convolution, levels of residual blocks, each but the first at half the size, then the mean over pixels.
+
+    Args:
+        levels: the channels of each level.
+        repeats: blocks in each level.
+    """
+    rng = np.random.default_rng(seed)
+    layers: list[tuple[str, Module]] = [("stem", _level(input_shape[-1], levels[:1], rng, dtype))]
+    channels = levels[0]
+    for i, outputs in enumerate(levels):
+        for j in range(repeats):
+            stride = 2 if i > 0 and j == 0 else 1
+            layers.append((f"block{i}_{j}", ResidualBlock(channels, outputs, stride, rng, dtype)))
+            channels = outputs
+    layers += [("mean", GlobalAvgPool2d()), ("output", Linear(channels, classes, rng=rng, dtype=dtype))]
+    return _for_input(input_shape, layers)
+
+
+MODELS: dict[str, Callable[..., Sequential]] = {
+    "mlp": mlp,
+    "cifar-cnn": cifar_cnn,
+    "levels-cnn": levels_cnn,
+    "residual": residual_cnn,
+}
 """Networks by the names of the command line: `MODELS[name](input_shape, classes, seed=..., **options)`."""
 
 

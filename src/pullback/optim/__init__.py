@@ -10,7 +10,16 @@ from pullback.optim.gradients import (
     scale_by_learning_rate,
     scale_by_schedule,
 )
-from pullback.optim.moments import AdamState, RmsState, TraceState, scale_by_adam, scale_by_rms, trace
+from pullback.optim.moments import (
+    AdamState,
+    AverageState,
+    RmsState,
+    TraceState,
+    average_parameters,
+    scale_by_adam,
+    scale_by_rms,
+    trace,
+)
 from pullback.optim.optimisers import adam, adamw, rmsprop, sgd
 from pullback.optim.schedules import (
     LearningRate,
@@ -25,6 +34,7 @@ from pullback.optim.transform import Transform, apply_updates, chain, identity, 
 
 __all__ = [
     "AdamState",
+    "AverageState",
     "LearningRate",
     "RmsState",
     "Schedule",
@@ -35,6 +45,7 @@ __all__ = [
     "adamw",
     "add_decayed_weights",
     "apply_updates",
+    "average_parameters",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",

@@ -121,6 +121,37 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Tran
     return Transform(init, update)
 
 
+class AverageState(NamedTuple):
+    count: Array  # steps done, a 0-d int64 array
+    average: Params
+
+
+def average_parameters(decay: float = 0.999) -> Transform:
+    """Keeps a moving average of the parameters beside them, which changes no step; the last of a chain.
+
+        t <- t + 1,  d <- min(decay, t / (t + 9))
+        a <- d * a + (1 - d) * (p + u)
+
+    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992). At first the average follows
+    faster, so that the initial values are soon forgotten. `state.average` is to be evaluated in place of p.
+    """
+    require(0 < decay < 1, "a decay in (0, 1)", decay)
+
+    def init(params: Params) -> State:
+        return AverageState(first_step(), tree.map(np.array, params))
+
+    def update(updates: Updates, state: AverageState, params: Params) -> tuple[Updates, State]:
+        count = next_step(state.count)
+        kept = np.minimum(decay, count / (count + 9.0))
+
+        def moved(a: Array, p: Array, u: Array) -> Array:
+            return a + in_dtype_of(a, 1.0 - kept) * (p + u - a)
+
+        return updates, AverageState(count, tree.map(moved, state.average, params, updates))
+
+    return Transform(init, update)
+
+
 def _add_scaled(g: Array, m: Array, decay: float) -> Array:
     """g + decay * m."""
     total = m * decay

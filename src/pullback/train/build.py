@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pullback import data, optim
+from pullback import data, nn, optim
 from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, Splits
-from pullback.errors import DataError, RunError
+from pullback.data.cache import Pixels
+from pullback.errors import ConfigError, DataError, RunError
 from pullback.nn.models import MODELS
 from pullback.train.config import Config, Facts, Settings
 from pullback.train.labelled import Recipe, load_labelled
@@ -44,6 +46,9 @@ def fingerprint(splits: Splits) -> str:
     for dataset in splits:
         for array in (dataset.images, dataset.labels):
             digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            if isinstance(array, Pixels):
+                digest.update(array.digest())
+                continue
             for block in np.array_split(array, max(1, array.nbytes >> 24)):  # a memory-mapped array is never read whole
                 digest.update(np.ascontiguousarray(block).data)
         digest.update("\0".join(dataset.classes).encode())
@@ -78,12 +83,30 @@ def check_same(config: Config, splits: Splits) -> None:
 
 def build_model(settings: Settings, image_shape: tuple[int, ...], classes: int) -> Any:
     """The network for images `(H, W, C)`; its initial weights follow from the settings and their seed alone."""
+    if settings.build is not None:
+        return _built_by_user(settings.build, image_shape, classes, settings.seed)
     name = "levels-cnn" if settings.model == "cnn" else settings.model
     options: dict[str, dict[str, Any]] = {
         "mlp": {"hidden": settings.hidden},
         "levels-cnn": {"levels": settings.levels, "repeats": settings.repeats, "extra": settings.extra},
+        "residual": {"levels": settings.levels, "repeats": settings.repeats},
     }
     return MODELS[name](image_shape, classes, seed=settings.seed, **options.get(name, {}))
+
+
+def _built_by_user(build: str, image_shape: tuple[int, ...], classes: int, seed: int) -> Any:
+    """The network that FILE.py:FUNCTION returns. Raises ConfigError where it cannot be had."""
+    path, _, name = build.rpartition(":")
+    try:
+        function = runpy.run_path(path)[name]
+    except OSError as error:
+        raise ConfigError(f"build: cannot read {path}: {error.strerror}.") from error
+    except KeyError:
+        raise ConfigError(f"build: {path} defines no function {name}.") from None
+    model = function(image_shape, classes, seed)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"build: {build} returned a {type(model).__name__}: expected a pullback.nn.Module.")
+    return model
 
 
 def build_optimizer(settings: Settings, steps: int) -> tuple[optim.Transform, optim.Schedule]:
@@ -103,7 +126,15 @@ def build_optimizer(settings: Settings, steps: int) -> tuple[optim.Transform, op
         "adam": lambda: optim.adam(schedule, weight_decay=decay),
         "adamw": lambda: optim.adamw(schedule, weight_decay=decay),
     }
-    return optimizers[settings.optimizer](), schedule
+    optimizer = optimizers[settings.optimizer]()
+    if settings.average:
+        optimizer = optim.chain(optimizer, optim.average_parameters(settings.average))
+    return optimizer, schedule
+
+
+def averaged(settings: Settings, optimizer_state: Any) -> Any:
+    """The moving average of the parameters in the state of the optimiser; None where none is kept."""
+    return optimizer_state[-1].average if settings.average else None
 
 
 def build_batches(settings: Settings, facts: Facts, train: Dataset) -> Batches:

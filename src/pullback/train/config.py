@@ -6,25 +6,29 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 import types
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from pullback import files
 from pullback.errors import ConfigError, RunError
-from pullback.files import replace
 
 
 @dataclass(frozen=True)
 class Settings:
     """The network, the data, and how the one is trained on the other."""  # the heading of the options in `--help`
 
-    model: Literal["mlp", "cnn", "cifar-cnn", "levels-cnn"]
+    model: Literal["mlp", "cnn", "cifar-cnn", "levels-cnn", "residual"]
     """Network; cnn is another name of levels-cnn. `pullback models` shows the layers of each."""
+    build: str | None = None
+    """FILE.py:FUNCTION to use a network of your own in place of the model: the function takes (input_shape, classes,
+    seed) and returns a pullback.nn.Module."""
     data: str = "digits"
     """Data: digits, mnist, fashion-mnist, cifar10, or a folder that has one folder of images for each class."""
     image_size: int | None = None
@@ -33,9 +37,9 @@ class Settings:
     hidden: tuple[int, ...] = (100,)
     """mlp: widths of the hidden layers, units."""
     levels: tuple[int, ...] = (32, 64, 128)
-    """levels-cnn: channels of each level; a 3x3 max pool of stride 2 stands between two levels."""
+    """levels-cnn, residual: channels of each level, at half the size of the level before."""
     repeats: int = 3
-    """levels-cnn: convolutions in each level."""
+    """levels-cnn: convolutions in each level. residual: blocks of two."""
     extra: tuple[int, ...] = ()
     """levels-cnn: channels of further levels that are not pooled, such as 512,1024."""
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
@@ -58,6 +62,14 @@ class Settings:
     """Length of the run, steps."""
     epochs: float | None = None
     """Length of the run, passes over the training images; 10 where neither this nor --steps is given."""
+    patience: int | None = None
+    """End the run after so many evaluations in a row without a higher validation accuracy."""
+    time_budget: str | None = None
+    """End the run in good order after so much time in training, such as 30m, 1h30m or 90s. Where neither --steps nor
+    --epochs is given, the length of the run is chosen to fit, so that the schedule comes to its end."""
+    average: float = 0.0
+    """Evaluate and keep an exponential moving average of the weights: the part of the old average that stays at each
+    step, such as 0.999."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
     """Random changes to the training images: flip (left to right), crop (shift by up to an eighth of the side)."""
     eval_every: int | None = None
@@ -78,6 +90,10 @@ class Settings:
             choose(name, getattr(self, name), get_args(hints[name]))
         for change in self.augment:
             choose("augmentation", change, get_args(get_args(hints["augment"])[0]))
+        if self.time_budget is not None:
+            seconds_of(self.time_budget)
+        if self.build is not None and not re.fullmatch(r".+\.py:\w+", self.build):
+            raise ConfigError(f"build: expected FILE.py:FUNCTION, got {self.build!r}.")
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs both set the length of the run: give one of them.")
         for field in fields(self):
@@ -91,17 +107,36 @@ class Settings:
                 raise ConfigError(f"{field.name} has no effect with {owner} {given!r}, only with {', '.join(owners)}.")
 
 
+def resolved(settings: Settings) -> Settings:
+    """The settings with files named from the root of the file system, so that a run goes on from anywhere."""
+    if settings.build is not None:
+        path, _, function = settings.build.rpartition(":")
+        settings = replace(settings, build=f"{Path(path).resolve()}:{function}")
+    return settings
+
+
 _BELONGS_TO = {
     "hidden": ("model", ("mlp",)),
-    "levels": ("model", ("levels-cnn", "cnn")),
-    "repeats": ("model", ("levels-cnn", "cnn")),
+    "levels": ("model", ("levels-cnn", "cnn", "residual")),
+    "repeats": ("model", ("levels-cnn", "cnn", "residual")),
     "extra": ("model", ("levels-cnn", "cnn")),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "warmup": ("schedule", ("cosine", "one-cycle")),
     "decay": ("schedule", ("exponential", "staircase")),
 }
-_MAY_BE_ZERO = ("weight_decay", "checkpoint_every", "seed", "momentum", "warmup")
-_BELOW_ONE = ("momentum", "warmup")
+_MAY_BE_ZERO = ("weight_decay", "checkpoint_every", "seed", "momentum", "warmup", "average")
+_BELOW_ONE = ("momentum", "warmup", "average")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def seconds_of(duration: str) -> float:
+    """The seconds in a text such as 1h30m, 30m or 90s. Raises ConfigError where it is none."""
+    found = _DURATION.fullmatch(duration.replace(" ", ""))
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ConfigError(f"time_budget: expected a time such as 30m, 1h30m or 90s, got {duration!r}.")
+    return total
 
 
 def _check_range(name: str, value: float) -> None:
@@ -144,7 +179,7 @@ def write_config(path: Path, config: Config) -> None:
     text = "# Everything that determines the metrics of this run. `pullback resume` goes by it.\n" + tomli_w.dumps(
         tables
     )
-    replace(path, text.encode())
+    files.replace(path, text.encode())
 
 
 def read_config(path: Path) -> Config:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pullback import files
-from pullback.data import Splits
-from pullback.data.images import existing_folder
+from pullback.data import Splits, open_source
 from pullback.errors import ConfigError
 from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
-from pullback.train.config import Settings, read_config
+from pullback.train.config import Settings, read_config, resolved
 from pullback.train.evaluate import Evaluation, evaluate
 from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, load_labelled
 from pullback.train.loop import Result, fit, resume
@@ -80,10 +79,12 @@ def distill(
     classes: str | Path | Iterable[str | int] | None = None,
     targets: Targets = "soft",
     held_out: float = 0.1,
+    temperature: float = 1.0,
     interpolation: str = "bicubic",
     workers: int | None = None,
     quiet: bool = False,
     on_labelling: Callable[[int, int], None] | None = None,
+    on_caching: Callable[[int, int], None] = lambda done, total: None,
 ) -> Distillation:
     """Label the images of `folder` with `teacher`, train `student` on them, and compare the two on held-out images.
 
@@ -96,12 +97,14 @@ def distill(
         out: the run folder, outside of `folder`.
         student: the network and its training; `data` in it is ignored.
         classes: restrict the labels to these (see `select_classes`); all of the teacher's if None.
-        targets: train on the teacher's probabilities ("soft") or on its most probable class ("hard").
+        targets: train on the teacher's probabilities ("soft"), on its most probable class ("hard"), or on the mean of
+            the two ("both").
         held_out: part of the images to compare on, between 0 and 1.
+        temperature: of the teacher's probabilities in training; above 1 they are softer.
         interpolation: how images are resized, by Pillow's name.
         workers: threads that label; the number of processors if None.
         quiet: show no progress of the training.
-        on_labelling: called as `on_labelling(done, total)` while images are labelled.
+        on_labelling, on_caching: called as `on_labelling(done, total)` while images are labelled, and resized.
 
     Raises:
         DataError: the folder cannot be used.
@@ -109,15 +112,15 @@ def distill(
         ConfigError: a setting is wrong, or is not that of the run in `out`.
         RunError: `out` is in use or cannot be written, or its data have changed.
     """
-    folder, out = existing_folder(folder).resolve(), Path(out)
-    recipe = Recipe(str(folder), targets, held_out, interpolation)
+    source, out = open_source(Path(folder).resolve()), Path(out)
+    recipe = Recipe(str(source.root), targets, temperature, held_out, interpolation)
     chosen = select_classes(teacher.classes, classes)
-    student = replace(student, data=str(out.resolve()))
-    _check_out(folder, out)
+    student = replace(resolved(student), data=str(out.resolve()))
+    _check_out(source.root, out)
     _check_same_job(out, recipe, student)
     with files.locked(_made(out) / ".lock"):
         labelling = label_folder(
-            folder,
+            source.root,
             teacher,
             labels_folder(out),
             classes=[c.index for c in chosen],
@@ -126,7 +129,7 @@ def distill(
             on_progress=on_labelling,
         )
         recipe.write(out)
-    splits = load_labelled(out, recipe, student.image_size)
+    splits = load_labelled(out, recipe, student.image_size, workers, on_caching)
     begun = (out / "config.toml").exists()
     result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
     evaluation = evaluate(out, splits.test) if result.signal is None else None
@@ -150,7 +153,10 @@ def _check_same_job(out: Path, recipe: Recipe, student: Settings) -> None:
     if before is not None:
         pairs.append((asdict(before), asdict(recipe)))
     if (out / "config.toml").exists():
-        pairs.append((asdict(read_config(out / "config.toml").settings), asdict(student)))
+        settings = read_config(out / "config.toml").settings
+        if student.steps is None and student.time_budget is not None:
+            settings = replace(settings, steps=None)  # chosen to fit the budget
+        pairs.append((asdict(settings), asdict(student)))
     for old, new in pairs:
         for name in old:
             if old[name] != new[name]:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pullback import nn
+from pullback.core import tree
 from pullback.data import Dataset, Normalise, in_order
 from pullback.errors import DataError, RunError, ShapeError
-from pullback.train.build import build_model, load_again, normalise
+from pullback.train.build import averaged, build_model, build_optimizer, load_again, normalise
 from pullback.train.checkpoint import Arrays
 from pullback.train.run import Run
 from pullback.train.signals import Stop
@@ -134,12 +135,19 @@ def class_numbers(targets: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def trained_model(run: Run, checkpoint: str = "last") -> Any:
-    """The network of a run with the weights of its checkpoint. Raises RunError where they do not fit it."""
-    facts = run.config.facts
-    model = build_model(run.config.settings, facts.image_shape, len(facts.classes))
-    _, arrays, _ = run.checkpoint(checkpoint)
+    """The network of a run with the weights of its checkpoint, averaged ones where the run keeps them.
+
+    Raises RunError where they do not fit it.
+    """
+    settings, facts = run.config.settings, run.config.facts
+    model = build_model(settings, facts.image_shape, len(facts.classes))
+    _, arrays, state = run.checkpoint(checkpoint)
     load_arrays(model, arrays, run.checkpoint_path(checkpoint))
-    return model
+    if not settings.average:
+        return model
+    optimizer, _ = build_optimizer(settings, 1)
+    _, structure = tree.flatten(optimizer.init(model))
+    return averaged(settings, structure.unflatten([state[name] for name in structure.paths()]))
 
 
 def load_arrays(model: Any, arrays: Arrays, path: Path) -> None:

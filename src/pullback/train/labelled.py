@@ -4,9 +4,10 @@ What it takes to make the same data again is kept in the run folder, in `distill
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,13 +16,13 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from pullback.data import Dataset, Splits, read_images
+from pullback.data import Dataset, Splits, cache_images, open_source
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.files import replace
 from pullback.teach import ClassName, LabelTable
 from pullback.train.config import choose
 
-Targets = Literal["soft", "hard"]
+Targets = Literal["soft", "hard", "both"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Recipe:
     folder: str
     """The folder of images."""
     targets: Targets = "soft"
-    """soft: the teacher's probabilities. hard: its most probable class."""
+    """soft: the teacher's probabilities. hard: its most probable class. both: the mean of the two."""
+    temperature: float = 1.0
+    """The teacher's probabilities are taken to the power of one over this, and scaled to sum to one: above 1 they say
+    more about the classes that are less probable (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
     held_out: float = 0.1
     """Part of the images that is kept out of training to compare the network with its teacher, between 0 and 1."""
     interpolation: str = "bicubic"
@@ -41,6 +45,22 @@ class Recipe:
         choose("targets", self.targets, get_args(Targets))
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out: expected a number above 0 and below 1, got {self.held_out}.")
+
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature: expected a number above 0, got {self.temperature}.")
+
+    def targets_of(self, table: LabelTable) -> NDArray[Any]:
+        """What to train on for each image of a table: probabilities (N, K), or numbers of classes (N,)."""
+        if self.targets == "hard":
+            return table.labels
+        soft = table.probabilities()
+        if self.temperature != 1.0:
+            soft = soft ** np.float32(1.0 / self.temperature)
+            soft /= soft.sum(axis=1, keepdims=True)
+        if self.targets == "both":
+            soft = 0.5 * soft
+            soft[np.arange(len(soft)), table.labels] += 0.5
+        return soft
 
     def write(self, run: Path) -> None:
         """Keep the recipe in a run folder."""
@@ -63,57 +83,51 @@ def labels_folder(run: Path) -> Path:
     return run / "labels"
 
 
-def load_labelled(run: Path, recipe: Recipe, image_size: int | None) -> Splits:
+def load_labelled(
+    run: Path,
+    recipe: Recipe,
+    image_size: int | None,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Splits:
     """The labelled images of a run, resized to squares of `image_size` pixels; the held-out ones are the test part.
 
-    An image that is gone, or can no longer be read, is left out and listed in `skipped`. Raises DataError where images
-    are of several sizes and `image_size` is None, or where one of the parts is empty.
+    Their pixels are kept in the run's `pixels/`, and read from there. An image that is gone, has changed since it was
+    labelled, or can no longer be read, is left out and listed in `skipped`. Raises DataError where images are of
+    several sizes and `image_size` is None, or where one of the parts is empty.
     """
     table = LabelTable(labels_folder(run))
-    targets = table.probabilities() if recipe.targets == "soft" else table.labels
-    held_out = table.held_out(recipe.held_out)
+    chosen = table.selected()
+    paths = table.column("path").take(chosen).to_pylist()
+    cached = cache_images(
+        open_source(recipe.folder),
+        paths,
+        table.column("sha256").take(chosen).to_pylist(),
+        run / "pixels",
+        size=image_size,
+        resample=recipe.interpolation,
+        workers=workers,
+        on_progress=on_progress,
+    )
+    rows = chosen[cached.kept]
+    targets = recipe.targets_of(table)[rows]
+    held_out = table.held_out(recipe.held_out)[rows]
     names = class_names(table.kind.classes)
-    skipped: list[tuple[Path, str]] = []
 
-    def part(chosen: NDArray[np.bool_], what: str) -> Dataset:
-        rows = np.flatnonzero(chosen)
-        paths = [Path(recipe.folder, table.paths[row]) for row in rows]
-        images, kept = _read(paths, image_size, recipe.interpolation, skipped)
-        if images is None:
+    def part(which: NDArray[np.bool_], what: str) -> Dataset:
+        if cached.pixels is None or not which.any():
             raise DataError(
-                f"{recipe.folder}: none of its {len(table)} labelled images is {what}, at a held-out part of "
+                f"{recipe.folder}: none of its {len(chosen)} labelled images is {what}, at a held-out part of "
                 f"{recipe.held_out:g}: change --held-out, or use more images"
             )
-        return Dataset(images, targets[rows[kept]], names, Path(recipe.folder).name)
+        places = np.flatnonzero(which)
+        return Dataset(cached.pixels.take(places), targets[places], names, Path(recipe.folder).name)
 
-    train = part(~held_out, "for training")
-    test = part(held_out, "held out")
-    return Splits(train, test, tuple(skipped))
+    skipped = tuple((Path(recipe.folder, path), reason) for path, reason in cached.skipped.items())
+    return Splits(part(~held_out, "for training"), part(held_out, "held out"), skipped)
 
 
 def class_names(classes: Sequence[ClassName]) -> tuple[str, ...]:
     """Short names, told apart by WordNet id or number where two classes share one, as ImageNet's two cranes do."""
     count = Counter(c.short for c in classes)
     return tuple(c.short if count[c.short] == 1 else f"{c.short} ({c.wnid or c.index})" for c in classes)
-
-
-def _read(
-    paths: list[Path], image_size: int | None, interpolation: str, skipped: list[tuple[Path, str]]
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64]]:
-    """The images that can be read, in one array (None where there are none), and their positions in `paths`."""
-    size = None if image_size is None else (image_size, image_size)
-    images: NDArray[Any] | None = None
-    kept: list[int] = []
-    for position, (path, image) in enumerate(read_images(paths, size, resample=interpolation)):
-        if isinstance(image, DataError):
-            skipped.append((path, str(image)))
-            continue
-        if images is None:
-            images = np.empty((len(paths), *image.shape), np.uint8)
-        if image.shape != images.shape[1:]:
-            raise DataError(
-                f"{path} is of another size than the images before it: give --image-size to resize them all"
-            )
-        images[len(kept)] = image
-        kept.append(position)
-    return None if images is None else images[: len(kept)], np.array(kept, np.int64)

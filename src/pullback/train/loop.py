@@ -25,6 +25,7 @@ from pullback.data import DATASETS, Batch, Splits
 from pullback.errors import NonFiniteError, RunError
 from pullback.files import JsonLines
 from pullback.train.build import (
+    averaged,
     build_batches,
     build_model,
     build_optimizer,
@@ -36,13 +37,15 @@ from pullback.train.build import (
     run_length,
 )
 from pullback.train.checkpoint import Position, save
-from pullback.train.config import Config, Settings
+from pullback.train.config import Config, Settings, resolved, seconds_of
 from pullback.train.curves import draw_curves
 from pullback.train.evaluate import Evaluation, evaluate_dataset, hits, load_arrays
 from pullback.train.report import Report, report_for
 from pullback.train.run import Run
 from pullback.train.signals import Stop, stop_on_signals
 
+_TRIAL = 12  # steps that are timed to fit a run into a time budget
+_OF_BUDGET = 0.92
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves; the last one is always drawn
 
 
@@ -82,8 +85,11 @@ def fit(settings: Settings, out: str | Path, data: Splits | None = None, quiet: 
     Run.check_free(Path(out))
     if settings.data not in DATASETS and Path(settings.data).exists():
         settings = replace(settings, data=str(Path(settings.data).resolve()))  # so that `resume` works from anywhere
+    settings = resolved(settings)
     splits = load_data(settings) if data is None else data
     config = Config(pb.__version__, settings, measure(splits))
+    if settings.time_budget is not None and settings.steps is None and settings.epochs is None:
+        config = replace(config, settings=replace(settings, steps=_affordable_steps(config, splits)))
     trainer = _Trainer(config, splits)  # before the folder, so that a wrong setting leaves none behind
     with Run.begin(Path(out), config) as run:
         return _train(trainer, run, quiet)
@@ -166,9 +172,24 @@ class _Trainer:
         position.images += len(logits)
         position.train_seconds += time.perf_counter() - began
 
+    def evaluated_model(self) -> Any:
+        """The network whose accuracy counts: with the averaged parameters, where they are kept."""
+        average = averaged(self.settings, self.optimizer_state)
+        return self.model if average is None else average
+
+    def check_end(self) -> None:
+        """Make this step the last one where the time is up, or where patience has come to its end."""
+        settings, position = self.settings, self.position
+        if settings.time_budget is not None and position.train_seconds >= seconds_of(settings.time_budget):
+            self.steps = min(self.steps, position.step)
+        if settings.patience is not None and position.best_accuracy >= 0:
+            worse = (position.evaluated - position.best_step) // self.eval_every
+            if worse >= settings.patience:
+                self.steps = min(self.steps, position.step)
+
     def evaluate(self, stop: Stop) -> Evaluation | None:
         """Evaluate on the validation images; None where `stop` came to be set. Raises NonFiniteError as `step` does."""
-        result = evaluate_dataset(self.model, self.validation, self.normalise, stop)
+        result = evaluate_dataset(self.evaluated_model(), self.validation, self.normalise, stop)
         if result and not math.isfinite(result.loss):
             raise NonFiniteError(self._diverged("the validation loss", result.loss))
         return result
@@ -226,6 +247,20 @@ class _Output:
         self.drawn = time.monotonic()
 
 
+def _affordable_steps(config: Config, splits: Splits) -> int:
+    """How many steps fit in the time budget, with the evaluations between them, by a short trial; at least one."""
+    settings = config.settings
+    assert settings.time_budget is not None
+    trial = _Trainer(replace(config, settings=replace(settings, steps=_TRIAL)), splits)
+    seconds = []
+    for batch in trial.batches.iterate(0, _TRIAL):
+        before = trial.position.train_seconds
+        trial.step(batch)
+        seconds.append(trial.position.train_seconds - before)
+    # The first steps compile; a little is left over for a busier machine.
+    return max(1, int(_OF_BUDGET * seconds_of(settings.time_budget) / float(np.median(seconds[2:]))))
+
+
 def _train(trainer: _Trainer, run: Run, quiet: bool) -> Result:
     """Train until the last step, or until a signal asks to stop."""
     position = trainer.position
@@ -239,8 +274,10 @@ def _train(trainer: _Trainer, run: Run, quiet: bool) -> Result:
         if not run.began():
             output.save(trainer, "last")  # from here on there is always one to go back to
         while not stop:
+            trainer.check_end()
             if trainer.evaluation_is_due():
                 _evaluate(trainer, output, report, stop)
+                trainer.check_end()
             if stop or position.step == trainer.steps:
                 break
             trainer.step(next(batches))
