@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import depthwise, matmul, runtime, scattered, shifted, tiny, winograd
+from pullback.kernels import depthwise, fused, matmul, normalisation, runtime, scattered, shifted, tiny, winograd
+from pullback.kernels.fused import Affine, Mask, NormGradient, as_input
 from pullback.kernels.runtime import round_up
 from pullback.kernels.simd import PANEL
 
@@ -39,8 +40,9 @@ class Shape(NamedTuple):
 
 
 def forward(
-    x: Any, w: Any, stride: Pair = 1, padding: Pair = 0, groups: int = 1, out: Any = None, algorithm: str | None = None
-) -> Any:
+    x: Any, w: Any, stride: Pair = 1, padding: Pair = 0, groups: int = 1, out: Any = None,
+    algorithm: str | None = None, *, load: Affine | None = None, moments: bool = False,
+) -> Any:  # fmt: skip
     """y[n, i, j, o] = sum over a, b, c of x[n, i s + a - p, j s + b - p, c] w[a, b, c, o], x zero outside.
 
     Args:
@@ -50,11 +52,14 @@ def forward(
         groups: input and output channels are split into so many groups that do not mix.
         out: where to put the result, (N, OH, OW, O); made if not given.
         algorithm: a name from `costs`, in place of the cheapest.
+        load: what is done to x as it is read, before it is padded.
+        moments: return y and the mean and variance of its channels, as `normalisation.moments` has them.
     """
     shape = _shape(x.shape, w.shape, stride, padding, groups)
     y = _result(out, (shape.images, *shape.output_size, shape.outputs), "forward")
-    x, w = _input(x), _input(w)
-    match _pick("forward", shape, algorithm):
+    chosen = _pick("forward", shape, algorithm)
+    x, w = fused.loaded(load, as_input(x), "loaded x"), as_input(w)
+    match chosen:
         case "winograd":
             winograd.forward(x, w, y, shape.padding)
         case "tiny":
@@ -65,19 +70,24 @@ def forward(
             depthwise.forward(x, w, y, shape.stride, shape.padding)
         case _:
             shifted.forward(x, w, y, shape.stride, shape.padding, groups)
-    return y
+    return (y, *normalisation.moments(y)) if moments else y
 
 
 def input_adjoint(
     g: Any, w: Any, input_shape: tuple[int, ...], stride: Pair = 1, padding: Pair = 0, groups: int = 1, out: Any = None,
-    algorithm: str | None = None,
+    algorithm: str | None = None, *, load_gradient: NormGradient | None = None, store: Mask | None = None,
 ) -> Any:  # fmt: skip
-    """The adjoint of x -> `forward(x, w)`: <g, forward(x, w)> = <input_adjoint(g, w, x.shape), x>."""
+    """The adjoint of x -> `forward(x, w)`: <g, forward(x, w)> = <input_adjoint(g, w, x.shape), x>.
+
+    `load_gradient` is done to g as it is read, `store` to dx as it is written. With `store`, returns dx and the two
+    sums of each channel, (2, C) float64: of dx and of dx (x - mean).
+    """
     shape = _shape(input_shape, w.shape, stride, padding, groups)
     _expect_gradient(g, shape)
     dx = _result(out, tuple(input_shape), "input_adjoint")
-    g, w = _input(g), _input(w)
-    match _pick("input_adjoint", shape, algorithm):
+    chosen = _pick("input_adjoint", shape, algorithm)
+    g, w = fused.loaded(load_gradient, as_input(g), "loaded g"), as_input(w)
+    match chosen:
         case "winograd":
             winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
         case "tiny":
@@ -90,19 +100,25 @@ def input_adjoint(
             scattered.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case _:
             shifted.input_adjoint(g, w, dx, shape.stride, shape.padding, groups)
-    return dx
+    return dx if store is None else (dx, fused.stored(store, dx))
 
 
 def weight_adjoint(
     x: Any, g: Any, weight_shape: tuple[int, ...], stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    out: Any = None, algorithm: str | None = None,
+    out: Any = None, algorithm: str | None = None, *, load: Affine | None = None,
+    load_gradient: NormGradient | None = None,
 ) -> Any:  # fmt: skip
-    """The adjoint of w -> `forward(x, w)`: <g, forward(x, w)> = <weight_adjoint(x, g, w.shape), w>."""
+    """The adjoint of w -> `forward(x, w)`: <g, forward(x, w)> = <weight_adjoint(x, g, w.shape), w>.
+
+    `load` is done to x as it is read, before it is padded, and `load_gradient` to g.
+    """
     shape = _shape(x.shape, weight_shape, stride, padding, groups)
     _expect_gradient(g, shape)
     dw = _result(out, tuple(weight_shape), "weight_adjoint")
-    x, g = _input(x), _input(g)
-    match _pick("weight_adjoint", shape, algorithm):
+    chosen = _pick("weight_adjoint", shape, algorithm)
+    x = fused.loaded(load, as_input(x), "loaded x")
+    g = fused.loaded(load_gradient, as_input(g), "loaded g")
+    match chosen:
         case "winograd":
             winograd.weight_adjoint(x, g, dw, shape.padding)
         case "tiny":
@@ -219,10 +235,6 @@ def _expect_gradient(g: Any, shape: Shape) -> None:
 def _pixels(array: Any) -> Any:
     """The matrix of what the last axis holds, by pixels; for weights of a 1 x 1 kernel, by inputs."""
     return array.reshape(-1, array.shape[3])
-
-
-def _input(array: Any) -> Any:
-    return np.ascontiguousarray(array, np.float32)
 
 
 def _result(out: Any, shape: tuple[int, ...], name: str) -> Any:

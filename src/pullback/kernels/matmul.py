@@ -80,7 +80,7 @@ def multiply(a: Any, b: Any, c: Any, *, transposed_left: bool = False, transpose
     groups = min(-(-columns // PANEL), threads // gcd(blocks, threads))
     splits = min(-(-depth // _DEPTH), threads // gcd(blocks * groups, threads))
     block = round_up(-(-rows // blocks), ROWS[-1])
-    parts = c if splits == 1 else runtime.empty(splits * c.size)
+    parts = c if splits == 1 else runtime.reserved("parts", splits * c.size)
     left = block + WIDTH if transposed_left else 0
     room, room_size = runtime.scratch(_DEPTH * (PANEL + left) + block * PANEL)
     matrix_product(

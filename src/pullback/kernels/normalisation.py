@@ -47,17 +47,27 @@ def adjoint_coefficients(
 
     With `scale` and `shift`, those of the normalisation, a ReLU is behind it: g counts where x scale + shift > 0.
     """
-    g, x = np.ascontiguousarray(g, np.float32), np.ascontiguousarray(x, np.float32)
+    totals = gradient_totals(g, x, mean, scale, shift)
+    return coefficients(totals, x.size // x.shape[-1], gamma, mean, variance, epsilon)
+
+
+def gradient_totals(g: Any, x: Any, mean: Any, scale: Any = None, shift: Any = None) -> Any:
+    """The sums of g and of g (x - mean) over all axes but the last, (2, C) float64; `scale` and `shift` as above."""
+    g, x, mean = (np.ascontiguousarray(each, np.float32) for each in (g, x, mean))
     channels = x.shape[-1]
-    rows = x.size // channels
     sums = runtime.empty((runtime.threads(), 2 * channels))
     room, room_size = runtime.scratch(2 * channels)
-    mean = np.ascontiguousarray(mean, np.float32)
     relu = scale is not None
     gradient_sums(
-        g, x, mean, scale if relu else mean, shift if relu else mean, relu, rows, channels, sums, room, room_size
-    )
-    dbeta, centred = sums.sum(axis=0, dtype=np.float64).reshape(2, channels)
+        g, x, mean, scale if relu else mean, shift if relu else mean, relu, x.size // channels, channels, sums,
+        room, room_size,
+    )  # fmt: skip
+    return sums.sum(axis=0, dtype=np.float64).reshape(2, channels)
+
+
+def coefficients(totals: Any, rows: int, gamma: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
+    """What `adjoint_coefficients` returns, from the totals of g and of g (x - mean) over `rows` rows."""
+    dbeta, centred = totals
     inverse = 1.0 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
     dgamma = centred * inverse
     factor = np.asarray(gamma, np.float64) * inverse

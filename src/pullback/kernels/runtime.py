@@ -85,11 +85,23 @@ def scratch(floats: int) -> tuple[Any, int]:
     It is kept for the next kernel that the same Python thread calls, so its contents last until then.
     """
     row = round_up(floats, 16) + 16
-    needed = row * threads()
-    held = getattr(_own, "scratch", None)
-    if held is None or held.size < needed:
-        held = _own.scratch = empty(needed)
-    return held, row
+    return _held("scratch", row * threads()), row
+
+
+def reserved(name: str, floats: int) -> Any:
+    """Memory for `floats` float32 that all threads of the pool share, kept for the next call with the same name.
+
+    Fresh memory of many megabytes costs page faults that are as dear as the arithmetic.
+    """
+    return _held(name, floats)[:floats]
+
+
+def _held(name: str, floats: int) -> Any:
+    held = _own.__dict__.get(name)
+    if held is None or held.size < floats:
+        _own.__dict__[name] = None  # so that the old memory goes before the new one comes
+        held = _own.__dict__[name] = empty(floats)
+    return held
 
 
 _pool = threading.Lock()

@@ -62,7 +62,7 @@ def weight_adjoint(x: Any, g: Any, dw: Any, stride: Pair, padding: Pair, groups:
     units = -(-depth // rows) * -(-outputs // columns)
     threads = runtime.threads()
     splits = 1 if units >= 4 * threads else min(threads // gcd(units, threads), pixels)
-    parts = dw if splits == 1 else runtime.empty(splits * dw.size)
+    parts = dw if splits == 1 else runtime.reserved("parts", splits * dw.size)
     step = round_up(rows, WIDTH)
     room, room_size = runtime.scratch(block * (step + columns) + rows * columns + WIDTH)
     for group in range(groups):
@@ -88,7 +88,7 @@ def _correlate(source: Any, w: Any, target: Any, correlation: Correlation, group
     total = images * rows.number * columns.number
     block = _block(total, -(-outputs // group_columns), group_columns)
     panels = -(-outputs // PANEL)
-    packed = runtime.empty(panels * depth * PANEL)
+    packed = runtime.reserved("weights", panels * depth * PANEL)
     room, room_size = runtime.scratch(_GATHERED * round_up(part, WIDTH) + block * group_columns + WIDTH)
     for group in range(groups):
         pack_weights(

@@ -166,6 +166,21 @@ def _offset(typing: Any, pointer: Any, index: Any) -> Any:
     return pointer(pointer, types.intp), emit
 
 
+def _at_least(typing: Any, value: Any, floor: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", values[0], values[1]), values[1], values[0])
+
+    return vector(vector, vector), emit
+
+
+def _where_positive(typing: Any, sign: Any, value: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        zero = ir.Constant(VECTOR, None)
+        return builder.select(builder.fcmp_ordered(">", values[0], zero), values[1], zero)
+
+    return vector(vector, vector), emit
+
+
 def _from_bits(kind: Any) -> Any:
     """A value of `kind` (pointer or float64) from the 64-bit integer that holds its bits."""
 
@@ -197,6 +212,10 @@ store_part = intrinsic(_store_part)
 """`store_part(pointer, index, value, count)`."""
 broadcast = intrinsic(_broadcast)
 """`broadcast(scalar)`: a vector of equal lanes."""
+at_least = intrinsic(_at_least)
+"""`at_least(value, floor)`: the larger in each lane; NaN stays."""
+where_positive = intrinsic(_where_positive)
+"""`where_positive(sign, value)`: value where sign > 0, and 0 elsewhere."""
 
 
 def _transpose(typing: Any, a: Any, a_first: Any, a_row: Any, b: Any, b_first: Any, b_row: Any) -> Any:

@@ -63,7 +63,7 @@ def forward(x: Any, w: Any, y: Any, padding: tuple[int, int], adjoint: bool = Fa
     source = w
     if ahead:
         groups, chunks = -(-outputs // group), -(-inputs // chunk)
-        transformed = runtime.empty(groups * chunks * 36 * (chunk * group + _GAP))
+        transformed = runtime.reserved("weights", groups * chunks * 36 * (chunk * group + _GAP))
         room, room_size = runtime.scratch(9 * chunk * group)
         transform_all_weights(source, inputs, outputs, adjoint, chunk, group, transformed, room, room_size)
         source = transformed
@@ -91,7 +91,7 @@ def weight_adjoint(x: Any, g: Any, dw: Any, padding: tuple[int, int]) -> None:
     units = -(-inputs // rows) * -(-outputs // columns)
     threads = runtime.threads()
     splits = 1 if units >= 4 * threads else min(threads // gcd(units, threads), tiles)
-    parts = dw if splits == 1 else runtime.empty(splits * dw.size)
+    parts = dw if splits == 1 else runtime.reserved("parts", splits * dw.size)
     room, room_size = runtime.scratch(
         36 * (rows * columns + block * (rows + columns) + 3 * _GAP) + 36 * max(rows, columns) + 36 * WIDTH
     )
