@@ -6,87 +6,33 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
-from pullback.show.expression import Expression, substituted, symbol
+from pullback.show.closing import Closing
+from pullback.show.expression import symbol
+from pullback.show.folding import fold
 from pullback.show.layout import Style
-from pullback.show.running import Run, Variable, run
-from pullback.show.simplify import Definitions, same, simplify
+from pullback.show.lines import Entry, Formula, Line
+from pullback.show.running import Run, plain_run, run
+from pullback.show.simplify import simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import as_expression, can_be_read
 from pullback.show.walk import Walk
 from pullback.show.words import reason
-from pullback.show.writers import Latex, Text
 
-TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a derivation: an equation, why it holds, and how far its numbers are from those of the program."""
-
-    part: str  # forward, backward or closed
-    variable: str
-    left: str
-    left_latex: str
-    expression: Expression
-    style: Style
-    shape: tuple[int, ...]
-    reason: str
-    error: float
-    source: str = ""
-
-    @cached_property
-    def text(self) -> str:
-        """The equation in one line of Unicode."""
-        return f"{self.left} = {Text(self.style).write(self.expression)}"
-
-    @cached_property
-    def latex(self) -> str:
-        """The equation in LaTeX."""
-        return f"{self.left_latex} = {Latex(self.style).write(self.expression)}"
-
-    @property
-    def ok(self) -> bool:
-        return self.error < TOLERANCE
-
-
-class Formula:
-    """The gradient of one input in closed form: `str`, `.latex()`, `.evaluate(**arrays)`, `==` with expressions."""
-
-    def __init__(self, expression: Expression, style: Style, values: Mapping[str, Any], known: Definitions) -> None:
-        self.expression, self._style, self._values, self._known = expression, style, values, known
-
-    def __str__(self) -> str:
-        return Text(self._style).write(self.expression)
-
-    def latex(self) -> str:
-        """The formula in LaTeX."""
-        return Latex(self._style).write(self.expression)
-
-    def evaluate(self, **arrays: Any) -> Any:
-        """Its value; symbols that are not given have the values of the derivation's own run."""
-        return self.expression.evaluate(**{**self._values, **arrays})
-
-    def __eq__(self, other: object) -> bool:
-        other = other.expression if isinstance(other, Formula) else other
-        return isinstance(other, Expression) and same(self.expression, other, self._known)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"<Formula {self}>"
+SINGLY = 8
+"""So many inputs are checked one by one against differences of the whole program; more of them together."""
 
 
 class Derivation:
     """A derivation. `print` shows it; `lines` holds it; `closed_form` has the gradient of each input."""
 
-    def __init__(self, walk: Walk, f: Callable[[], Any], wrt: Sequence[str], style: Style) -> None:
+    def __init__(self, walk: Walk, f: Callable[..., Any], wrt: Sequence[str], style: Style) -> None:
         self._walk, self._f, self._wrt, self.style = walk, f, list(wrt), style
         self.values: dict[str, Any] = walk.values
 
@@ -99,101 +45,87 @@ class Derivation:
     def forward(self) -> list[Line]:
         """The program, one application of a function a line."""
         walk = self._walk
-        shown = [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]
-        lines = []
-        for v in shown:
+        entries = []
+        for v in [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]:
             e = walk.forward[v]
             error = relative(e.evaluated(walk.values, {}), v.value)
-            left = symbol(v.name, v.shape)
-            source = str(v.step.source.text) if v.step else ""
-            lines.append(self._line("forward", v, left, e, "", error, source))
-        return lines
+            source = v.step.source.text if v.step else ""
+            entries.append(Entry(v, symbol(v.name, v.shape), e, error, source=source))
+        return self._lines("forward", entries)
 
     @cached_property
     def backward(self) -> list[Line]:
         """The adjoint of each variable, in reverse order: the chain rule applied once a line."""
         walk = self._walk
-        shown = [v for v in self._reached() if walk.edges[v]]
-        return [
-            self._line(
-                "backward",
-                v,
-                self._adjoint(v),
-                simplify(walk.adjoint[v], walk.conditions),
-                reason(walk, v),
-                walk.error_of(v),
-            )
-            for v in shown
-        ]
+        entries = []
+        for v in walk.reached():
+            e = walk.shown_adjoint(v)
+            left = symbol(v.name, v.shape, "adjoint")
+            entries.append(Entry(v, left, e, walk.error_of(v), reason(walk, v)))
+        return self._lines("backward", entries)
 
-    def _reached(self) -> list[Variable]:
-        walk = self._walk
-        steps = [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]
-        return [v for v in [*steps[::-1], *walk.run.inputs.values()] if v in walk.adjoint and v in walk.edges]
+    @cached_property
+    def closed(self) -> list[Line]:
+        """The gradient of each input with the adjoints of all steps put in, simplified; and of the values that a loop
+        carries, in terms of those of the next iteration."""
+        closing, walk = self._closing, self._walk
+        entries = [closing.entry(v, walk.error_of(v)) for v in closing.recurrences()]
+        entries += [self._closed_entries[name] for name in self._wrt]
+        return self._lines("closed", entries)
 
-    def _adjoint(self, v: Variable) -> Expression:
-        return symbol(v.name, v.shape, "adjoint")
+    def _lines(self, part: str, entries: Sequence[Entry]) -> list[Line]:
+        return [Line(part, e, self.style) for e in fold(entries, self._walk, part != "forward")]
 
-    def _line(
-        self, part: str, v: Variable, left: Expression, e: Expression, why: str, error: float, source: str = ""
-    ) -> Line:
-        return Line(
-            part,
-            v.name,
-            Text(self.style).write(left),
-            Latex(self.style).write(left),
-            e,
-            self.style,
-            v.shape,
-            why,
-            error,
-            source,
-        )
+    @cached_property
+    def _closing(self) -> Closing:
+        return Closing(self._walk)
+
+    @cached_property
+    def _closed_entries(self) -> dict[str, Entry]:
+        inputs = self._walk.run.inputs
+        entries = {name: self._closing.entry(inputs[name], 0.0) for name in self._wrt}
+        errors = self._slope_errors({name: e.expression.evaluated(self.values, {}) for name, e in entries.items()})
+        for name, e in entries.items():
+            own = relative(e.expression.evaluated(self.values, {}), self._walk.adjoint_values[inputs[name]])
+            entries[name] = replace(e, error=max(own, errors[name]))
+        return entries
+
+    def _slope_errors(self, gradients: Mapping[str, Any]) -> dict[str, float]:
+        """The error of each gradient against differences of the whole program, along random directions."""
+        groups = [[name] for name in gradients] if len(gradients) <= SINGLY else [list(gradients)]
+        errors = dict.fromkeys(gradients, 0.0)
+        for group in groups:
+            for seed in (1, 2):
+                ways = {name: directions(np.shape(gradients[name]), 1, seed)[0] for name in group}
+                found, rough = slope(partial(self._along, ways))
+                flat = np.concatenate([np.ravel(gradients[name]) for name in group])
+                way = np.concatenate([np.ravel(ways[name]) for name in group])
+                error = 0.0 if np.any(rough) else against_slope(flat, way, float(found), 1e-12)
+                errors |= {name: max(errors[name], error) for name in group}
+        return errors
+
+    def _along(self, ways: Mapping[str, Any], t: float) -> float:
+        outputs = self._f(**{name: t * way for name, way in ways.items()})
+        return sum(float(np.vdot(g, y)) for g, y in zip(self._walk.cotangents, outputs, strict=True))
+
+    @cached_property
+    def closed_form(self) -> dict[str, Formula]:
+        """The gradient of each input in terms of the variables of the forward pass."""
+        folded = {line.variable: line.entry for line in self.closed if not line.span}
+        entries = {name: folded.get(name, self._closed_entries[name]) for name in self._wrt}
+        return {name: self._formula(entry) for name, entry in entries.items()}
 
     def formula(self, f: Callable[..., Any]) -> Formula:
         """What a NumPy function of variables of this derivation means, to compare with a closed form.
 
         Its parameters are named like the variables, `x`, and their adjoints, `x_bar`.
         """
-        values, known = self.values, self._walk.definitions
-        return Formula(simplify(as_expression(f, values), known), self.style, values, known)
+        e = simplify(as_expression(f, self.values), self._walk.definitions)
+        first = next(iter(self._walk.run.inputs.values()))
+        return self._formula(Entry(first, e, e, 0.0))
 
-    @cached_property
-    def closed_form(self) -> dict[str, Formula]:
-        """The gradient of each input in terms of the variables of the forward pass."""
-        return {
-            line.variable: Formula(line.expression, self.style, self.values, self._walk.definitions)
-            for line in self.closed
-        }
-
-    @cached_property
-    def closed(self) -> list[Line]:
-        """The gradient of each input with the adjoints of all steps put in, simplified."""
-        walk = self._walk
-        replace: dict[str, Expression] = {}
-        for v in self._reached():
-            if walk.edges[v]:
-                replace[f"{v.name}_bar"] = simplify(substituted(walk.adjoint[v], replace), walk.definitions)
-        lines = []
-        for name in self._wrt:
-            v = walk.run.inputs[name]
-            e = replace[f"{name}_bar"]
-            error = max(relative(e.evaluated(walk.values, {}), walk.adjoint_values[v]), self._slope_error(name, e))
-            lines.append(self._line("closed", v, self._adjoint(v), e, "", error))
-        return lines
-
-    def _slope_error(self, name: str, e: Expression) -> float:
-        """The error of a gradient against differences of the whole program."""
-        gradient = e.evaluated(self._walk.values, {})
-        worst = 0.0
-        for direction in directions(self._walk.run.inputs[name].shape, 2, seed=1):
-            found, _ = slope(partial(self._along, name, direction))
-            worst = max(worst, against_slope(gradient, direction, float(found), 1e-12))
-        return worst
-
-    def _along(self, name: str, direction: Any, t: float) -> float:
-        outputs = self._f(**{name: t * direction})
-        return sum(float(np.vdot(g, y)) for g, y in zip(self._walk.cotangents, outputs, strict=True))
+    def _formula(self, entry: Entry) -> Formula:
+        return Formula(entry, self.style, self.values, self._walk.definitions)
 
     @property
     def max_error(self) -> float:
@@ -221,6 +153,7 @@ def derive(
     open: bool | Sequence[str] = (),
     bars: bool = False,
     layout: str = "column",
+    fold: bool = True,
 ) -> Derivation:
     """The gradient of `f(*args)` derived line by line, each line checked against numbers.
 
@@ -233,6 +166,7 @@ def derive(
         open: the names of fused primitives to open into their references; True for all.
         bars: write adjoints as x̄ instead of ∂e/∂x.
         layout: "column" (gradients have the shape of the variable) or "row".
+        fold: write patterns that repeat once, with an index.
 
     Raises:
         DtypeError: no argument is a floating-point array.
@@ -247,7 +181,7 @@ def derive(
         raise ConfigError("derive: the result does not depend on any floating-point argument")
     cotangents = _cotangents(ran, cotangent)
     label = getattr(f, "__name__", type(f).__name__)
-    walk = Walk(ran, cotangents, label)
+    walk = Walk(ran, cotangents, label, fold)
     wanted = [wrt] if isinstance(wrt, str) else list(ran.inputs if wrt is None else wrt)
     wanted = [name for name in wanted if wrt is not None or ran.inputs[name] in walk.adjoint]
     for name in wanted:
@@ -256,7 +190,7 @@ def derive(
     style = Style(_loss(ran), bars, layout == "row", _sizes(ran, names or {}))
 
     def again(**changes: Any) -> list[Any]:
-        return _again(f, args, labels, changes)
+        return plain_run(f, args, labels, changes)
 
     return Derivation(walk, again, wanted, style)
 
@@ -306,9 +240,3 @@ def _sizes(ran: Run, names: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
             if name and found.setdefault(size, name) != name:
                 raise ConfigError(f"derive: {found[size]} and {name} are both {size}; call with sizes that differ")
     return tuple(found.items())
-
-
-def _again(f: Callable[..., Any], args: Sequence[Any], labels: Sequence[str], changes: Mapping[str, Any]) -> list[Any]:
-    from pullback.show.running import plain_run
-
-    return plain_run(f, args, labels, changes)

@@ -706,3 +706,23 @@ def _seen_from(i: int, factors: list[Factor], colour: dict[int, str], rank: int)
             names = ["*" if j == i else colour.get(j, str(j)) if isinstance(j, int) else f"@{j}" for j in f.indices]
             views.append(f"{f.atom.key}^{f.power}[{','.join(names)}]")
     return hashlib.blake2b(f"{colour[i]}<{';'.join(sorted(views))}>".encode(), digest_size=8).hexdigest()
+
+
+def renamed_symbols(e: Expression, symbol: Callable[[Symbol], Symbol], place: Callable[[At], At]) -> Expression:
+    """With other names for symbols and for fixed places."""
+
+    def factor(f: Factor) -> Factor:
+        indices = tuple(i if isinstance(i, int) or i is ONLY else place(i) for i in f.indices)
+        atom: Atom = f.atom
+        if isinstance(atom, Symbol):
+            atom = symbol(atom)
+        elif isinstance(atom, Unit):
+            atom = Unit(place(atom.place), atom.size)
+        elif isinstance(atom, Group):
+            atom = Group(renamed_symbols(atom.inside, symbol, place))
+        elif isinstance(atom, Applied):
+            inner = tuple(renamed_symbols(part, symbol, place) for part in atom.arguments)
+            atom = Applied(atom.function, inner, atom.params, atom.shape, atom.elementwise)
+        return Factor(atom, indices, f.power)
+
+    return expression(e.shape, [Term(t.coefficient, tuple(map(factor, t.factors)), t.bound) for t in e.terms])

@@ -35,6 +35,14 @@ class Writer:
 
     def __init__(self, style: Style) -> None:
         self.style = style
+        self._diagonals = False  # whether vectors beside a matrix are written as diagonal matrices
+
+    def matrix(self, e: Expression) -> Piece:
+        """The formula of a matrix to be applied to a vector: elementwise factors are diagonal matrices."""
+        self._diagonals = True
+        piece = self.piece(e)
+        self._diagonals = False
+        return piece
 
     def write(self, e: Expression) -> str:
         """The formula of an expression."""
@@ -153,6 +161,9 @@ class Writer:
         left, right = (self._quotient(above.get((k,), []), below.get((k,), [])) for k in (0, 1))
         full, under = above.get((0, 1), []), below.get((0, 1), [])
         if full or under:
+            if self._diagonals and right is not None:
+                pieces = [self.hadamard(full or [Piece("1")]), self.diagonal(right)]
+                return [Piece(self.gap.join(p.within(PRODUCT) for p in pieces), PRODUCT)], under
             pieces = [self.hadamard([*full, *above.get((1,), [])] or [Piece("1")])]
             if left is not None:
                 pieces.insert(0, self.diagonal(left))
@@ -388,6 +399,8 @@ class Writer:
     def over(self, top: Piece, bottom: Piece) -> Piece: ...
     @abstractmethod
     def sum_over(self, letters: list[str], piece: Piece) -> Piece: ...
+    @abstractmethod
+    def product_over(self, span: str, piece: Piece) -> Piece: ...
 
 
 def math_prod(names: list[str], sizes: Sequence[tuple[int, str]]) -> int:

@@ -27,12 +27,16 @@ def render(derivation: Derivation) -> str:
 
 
 def _table(lines: list[Line]) -> list[str]:
-    sides = [(line.text, line.reason or shape_text(line.shape), f"{line.error:.0e}", line.ok) for line in lines]
+    sides = [(_equation(line), line.reason or shape_text(line.shape), f"{line.error:.0e}", line.ok) for line in lines]
     first = min(max(width(row[0]) for row in sides), 72)
     second = min(max(width(row[1]) for row in sides), 60)
     return [
         f"  {pad(text, first)}   {pad(said, second)}   {'✓' if ok else '✗'} {error}" for text, said, error, ok in sides
     ]
+
+
+def _equation(line: Line) -> str:
+    return f"{line.text}   ({line.span})" if line.span else line.text
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Selection
 from pullback.errors import ShapeError
 from pullback.show.expression import Expression, constant, plus, symbol
+from pullback.show.loops import Loop, find_loops
 from pullback.show.meaning import meaning
 from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
 from pullback.show.simplify import Definitions, simplify
@@ -49,6 +50,7 @@ class Walk:
     run: Run
     cotangents: list[Any]
     label: str  # the name of the function
+    fold: bool = True  # whether patterns that repeat are looked for
 
     forward: dict[Variable, Expression] = field(default_factory=dict)  # of every variable, in terms of those before it
     adjoint: dict[Variable, Expression] = field(default_factory=dict)  # in terms of those after it
@@ -138,26 +140,54 @@ class Walk:
 
     # -- names -------------------------------------------------------------------------------------------------------
     def _name(self) -> None:
-        shown = [v for step in self.run.steps for v in step.outputs if v not in self.hidden]
         for n, y in enumerate(self.run.outputs):
             if not y.name:
                 y.name = self._output_name(n)
+        self.loops = self._name_loops() if self.fold else []
+        inside = {v for loop in self.loops for v in loop.places}
+        shown = [v for step in self.run.steps for v in step.outputs if v not in self.hidden and v not in inside]
         counts = Counter(v.name for v in shown if v.name)
-        taken = {*self.run.inputs, *counts}
+        taken = {*self.run.inputs, *counts, *[b for loop in self.loops for b in loop.bases.values()]}
         letter = next((c for c in "xauvzst" if not any(re.fullmatch(rf"{c}_?\d*", name) for name in taken)), "q")
+        inside_names = {b for loop in self.loops for b in loop.bases.values()}
         seen: Counter[str] = Counter()
         unnamed = 0
         for v in shown:
             if not v.name:
                 unnamed += 1
                 v.name = f"{letter}{unnamed}"
-            elif counts[v.name] > 1 or v.name in self.run.inputs:
+            elif counts[v.name] > 1 or v.name in self.run.inputs or v.name in inside_names:
                 seen[v.name] += 1
-                v.name = f"{v.name}_{seen[v.name]}"
+                v.name += "'" * (v.name in inside_names) + f"_{seen[v.name]}" * (counts[v.name] > 1 or v.name in self.run.inputs)
         for n, c in enumerate(self.run.constants):
             c.name = c.name or f"c{n + 1}"
             if c.name in self.run.inputs:
                 c.name += "_held"
+
+    def _name_loops(self) -> list[Loop]:
+        """The loops whose iterations show the same values, those named by what they are and their iteration."""
+        kept, used = [], {*self.run.inputs}
+        letters = iter("aubscdfgkoprwyz")
+        for loop in find_loops(self.run):
+            rows = [[self.run.steps[loop.start + r * loop.period + k].outputs[0] for r in range(loop.count)]
+                    for k in range(loop.period)]
+            if any(len({v in self.hidden for v in row}) > 1 for row in rows):
+                continue
+            shown = {k: row for k, row in enumerate(rows) if row[0] not in self.hidden}
+            called = {k: next((v.name for v in row if v.name), "") for k, row in shown.items()}
+            letter = next(c for c in letters if c not in used)
+            counts, seen = Counter(called.values()), Counter[str]()
+            for k, row in shown.items():
+                seen[called[k]] += 1
+                number = str(seen[called[k]]) if counts[called[k]] > 1 else ""
+                base = (called[k] or letter) + number
+                while base in {b for other in kept for b in other.bases.values()}:
+                    base += "'"
+                loop.bases[k] = base
+                for r, v in enumerate(row):
+                    v.name = f"{base}_{r + 1}"
+            kept.append(loop)
+        return kept
 
     def _output_name(self, n: int) -> str:
         taken = {*self.run.inputs, *[v.name for v in self.run.variables()]}
@@ -230,9 +260,16 @@ class Walk:
         if v not in self.hidden and not (v in self.run.outputs and not arriving):
             self.values[f"{v.name}_bar"] = self.adjoint_values[v]
 
+    def reached(self) -> list[Variable]:
+        """The variables that a gradient reaches, from the last to the inputs."""
+        steps = [v for step in self.run.steps for v in step.outputs if v not in self.hidden]
+        every = [*steps[::-1], *self.run.inputs.values()]
+        return [v for v in every if v in self.adjoint and self.edges.get(v)]
+
     def shown_adjoint(self, v: Variable) -> Expression:
         """The adjoint of a variable as its line shows it."""
-        return simplify(self.adjoint[v], self.conditions)
+        e = self.adjoint[v]
+        return e if self.loops and len(e.terms) > 2 else simplify(e, self.conditions)
 
     def cotangent(self, v: Variable) -> Pair:
         """The adjoint of a variable as others refer to it, and its number."""

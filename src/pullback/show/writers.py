@@ -16,13 +16,13 @@ _GREEK = {
 }  # fmt: skip
 _LATEX_NAMES = {"eps": "varepsilon", "lam": "lambda", "lambda_": "lambda", "lamda": "lambda"}
 _ACCENTS = {"hat": ("\u0302", "hat"), "tilde": ("\u0303", "tilde"), "bar": ("\u0304", "bar"), "dot": ("\u0307", "dot")}
-_SUBSCRIPTS = str.maketrans("0123456789+-·ijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋.ᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
+_SUBSCRIPTS = str.maketrans("0123456789+-−·,ijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₋.,ᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 _SUPERSCRIPTS = str.maketrans("0123456789-+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺")
 
 
 def name_parts(name: str) -> tuple[str, str, str]:
     """A variable's name as base, accent and subscript: `xhat_2` is x, hat, 2; `h1` is h, nothing, 1."""
-    match = re.fullmatch(r"(.+?)_?(\d+)", name) or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
+    match = re.fullmatch(r"(.+)_([tlijmnpq](?:[−+]\d+)?)", name) or re.fullmatch(r"(.+?)_?(\d+)", name) or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
     base, mark = (match[1], match[2]) if match and not match[1].endswith("]") else (name, "")
     for accent in _ACCENTS:
         if (
@@ -90,13 +90,17 @@ class Text(Writer):
         return Piece(f"{top.within(PRODUCT)} / {bottom.within(POWER)}", PRODUCT)
 
     def sum_over(self, letters: list[str], piece: Piece) -> Piece:
-        return Piece(f"Σ{_low(''.join(letters))} {piece.within(POWER)}", PRODUCT)
+        loose = ".." in letters[0]
+        return Piece(f"Σ{_low(''.join(letters))} {piece.within(PRODUCT if loose else POWER)}", PRODUCT)
+
+    def product_over(self, span: str, piece: Piece) -> Piece:
+        return Piece(f"(∏_{span} {piece.text})", PRODUCT)
 
 
 def _low(mark: str) -> str:
     """Characters as subscripts, or after an underscore where Unicode has none."""
     small = mark.translate(_SUBSCRIPTS)
-    return small if not mark or all(c not in mark or c == "." for c in small) else f"_{mark}"
+    return small if not mark or all(c not in mark or c in ".," for c in small) else f"_{mark}"
 
 
 def _closed(piece: Piece) -> str:
@@ -170,7 +174,16 @@ class Latex(Writer):
         return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", POWER)
 
     def sum_over(self, letters: list[str], piece: Piece) -> Piece:
-        return Piece(rf"\sum_{{{','.join(letters)}}} {piece.within(POWER)}", PRODUCT)
+        return Piece(rf"\sum{_limits(','.join(letters))} {piece.within(POWER)}", PRODUCT)
+
+    def product_over(self, span: str, piece: Piece) -> Piece:
+        return Piece(rf"\Bigl(\prod{_limits(span)} {piece.text}\Bigr)", PRODUCT)
+
+
+def _limits(letters: str) -> str:
+    """The index below a sign of summation, and its end above."""
+    start, _, end = letters.partition("..")
+    return f"_{{{start}}}" + (f"^{{{end}}}" if end else "")
 
 
 def _mark(mark: str) -> str:
