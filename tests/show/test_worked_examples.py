@@ -61,6 +61,16 @@ TEXTBOOK: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "logistic": {"w": lambda w, x, lam, a4: w - lam * (1 - a4) * x},
     "two_paths": {"x1": lambda x2: x2, "x2": lambda x1, x2: np.cos(x2) + x1},
+    "recurrent": {
+        "Wh": lambda h, h_1, h_2, h_3, h_4, h_1_bar, h_2_bar, h_3_bar, h_4_bar: (
+            np.outer((1 - h_1**2) * h_1_bar, h) + np.outer((1 - h_2**2) * h_2_bar, h_1)
+            + np.outer((1 - h_3**2) * h_3_bar, h_2) + np.outer((1 - h_4**2) * h_4_bar, h_3)
+        ),
+        "b": lambda h_1, h_2, h_3, h_4, h_1_bar, h_2_bar, h_3_bar, h_4_bar: (
+            (1 - h_1**2) * h_1_bar + (1 - h_2**2) * h_2_bar + (1 - h_3**2) * h_3_bar + (1 - h_4**2) * h_4_bar
+        ),
+        "h": lambda Wh, h_1, h_1_bar: Wh.T @ ((1 - h_1**2) * h_1_bar),
+    },
     "matrix_vector": {"x": lambda W, h_bar: W.T @ h_bar, "W": lambda x, h_bar: np.outer(h_bar, x)},
     "largest": {"x": lambda x, m: (x == m) / np.sum(x == m, dtype=float)},
     "rectified": {"x": lambda x, y_bar: (x > 0) * y_bar},
@@ -100,5 +110,8 @@ def test_the_closed_forms_read_like_the_textbooks() -> None:
     assert str(derived("residual").closed_form["H"]) == "(𝟏{a > 0} ⊙ ∂e/∂y) xᵀ"
     batch_norm = derived("batch_norm", names={"x": ("m", "C")})
     assert str(batch_norm.closed_form["x"]) == "γ ⊙ (m ∂e/∂y − x̂ ⊙ (Σᵢ (x̂ ⊙ ∂e/∂y)) − Σᵢ ∂e/∂y) / (m a₅)"
+    recurrent = derived("recurrent")
+    assert str(recurrent.closed_form["Wh"]) == "Σ_t=1..4 ((1 − hₜ²) ⊙ ∂e/∂hₜ) hₜ₋₁ᵀ"
+    assert str(recurrent.closed_form["h"]) == "(∏_t=1..4 Whᵀ diag(1 − hₜ²)) ∂e/∂h₄"
     assert str(derived("logistic").closed_form["w"]) == "w − λ (1 − a₄) x"
     assert str(derived("two_paths").closed_form["x2"]) == "cos(x₂) + x₁"

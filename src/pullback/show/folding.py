@@ -132,11 +132,10 @@ def product_of_jacobians(recurrence: Expression, adjoint: Callable[[Symbol], boo
     if len(mine) != 1 or mine[0].power != 1 or not isinstance(mine[0].indices[0], int) or mine[0].indices[0] == 0:
         return None
     at = mine[0].indices[0]  # summed: now the second axis
-    factors = tuple(f.moved(lambda i: 1 if i == at else i + (1 if 0 < i < at else 0)) for f in term.factors if f is not mine[0])
+    factors = tuple(
+        f.moved(lambda i: 1 if i == at else i + (1 if 0 < i < at else 0)) for f in term.factors if f is not mine[0]
+    )
     bound = tuple(size for n, size in enumerate(term.bound) if n != at - 1)
     shape = (recurrence.shape[0], mine[0].atom.shape[0])
 
-
     return expression(shape, [Term(term.coefficient, factors, bound)])
-
-

@@ -154,7 +154,11 @@ class Writer:
         """Parts by the axes they have as elementwise factors, outer products and diagonal matrices."""
         axes = {*above, *below}
         lasts = [tuple(k for k in range(start, e.rank) if e.shape[k] != 1) for start in range(e.rank)]
-        if axes <= {*lasts} and not (e.rank == 2 and axes == {(1,)} and e.shape[0] == 1):
+        if (
+            axes <= {*lasts}
+            and not (self._diagonals and e.rank == 2)
+            and not (e.rank == 2 and axes == {(1,)} and e.shape[0] == 1)
+        ):
             return _flat(above), _flat(below)
         if e.rank != 2:
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pullback.show.expression import Expression
+from pullback.show.expression import Expression, Symbol
 from pullback.show.layout import Style, Writer
 from pullback.show.notation import SUM
 from pullback.show.running import Variable
@@ -65,7 +65,9 @@ class Line:
     @property
     def reason(self) -> str:
         """Why the line holds, in words."""
-        return self.entry.reason
+        [factor] = self.entry.left.terms[0].factors
+        name = Text(self.style).name(factor.atom.name) if isinstance(factor.atom, Symbol) else ""
+        return self.entry.reason.replace("{name}", name)
 
     @property
     def source(self) -> str:

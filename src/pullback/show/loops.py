@@ -28,7 +28,7 @@ class Loop:
     letter: str = "t"
     places: dict[Variable, tuple[int, int]] = field(default_factory=dict)  # offset and iteration of each value
     carried: dict[Variable, tuple[int, int]] = field(default_factory=dict)  # what comes in, as of an iteration before
-    families: dict[Variable, tuple[str, int, int]] = field(default_factory=dict)  # pattern, shift, iteration of an input
+    families: dict[Variable, tuple[str, int, int]] = field(default_factory=dict)  # inputs: pattern, shift, iteration
     positions: dict[int, int] = field(default_factory=dict)  # indices that move with the iterations: how far ahead
     bases: dict[int, str] = field(default_factory=dict)  # the name of what is at an offset
 
@@ -101,6 +101,7 @@ def find_loops(run: Run) -> list[Loop]:
         if found is None:
             at += 1
             continue
+        found = _naturally(found, steps, place)
         found.letter = next(letters, "t")
         _describe(found, steps, place)
         loops.append(found)
@@ -119,6 +120,34 @@ def _longest_at(at: int, steps: Sequence[Step], place: Mapping[Variable, int]) -
         if count >= 3 and (best is None or count * period > best.count * best.period):
             best = Loop(at, period, count)
     return best if best is not None and best.period > 1 else None
+
+
+def _naturally(loop: Loop, steps: Sequence[Step], place: Mapping[Variable, int]) -> Loop:
+    """The same loop from where the least comes into it from outside, within its first iteration."""
+    best, fewest = loop, _coming_in(loop, steps, place)
+    for start in range(loop.start + 1, min(loop.start + loop.period, len(steps))):
+        other = _longest_at(start, steps, place)
+        if other is None or other.period != loop.period or other.count < loop.count - 1:
+            continue
+        coming = _coming_in(other, steps, place)
+        if coming < fewest:
+            best, fewest = other, coming
+    return best
+
+
+def _coming_in(loop: Loop, steps: Sequence[Step], place: Mapping[Variable, int]) -> int:
+    """How many inputs of the first iteration are from before it where those of the next are from the first."""
+    pairs = [(steps[loop.start + k], steps[loop.start + loop.period + k]) for k in range(loop.period)]
+    every = [(x, y) for a, b in pairs for x, y in zip(a.inputs, b.inputs, strict=True)]
+    return len(
+        {
+            id(x)
+            for x, y in every
+            if isinstance(y, Variable)
+            and loop.start <= place.get(y, -1) < loop.start + loop.period
+            and place.get(x, -1) < loop.start
+        }
+    )
 
 
 def _iteration_matches(at: int, period: int, count: int, steps: Sequence[Step], place: Mapping[Variable, int]) -> bool:
@@ -144,7 +173,7 @@ def _matches(a: Step, b: Step, at_a: int, at_b: int, first: int, place: Mapping[
             continue
         near = x in place and y in place and at_a - place[x] == at_b - place[y]
         came_in = first >= 0 and y in place and place[y] >= first and (x not in place or place[x] < first)
-        family = x not in place and y not in place and x.shape == y.shape and x.kind == y.kind == "input"
+        family = x not in place and y not in place and x.shape == y.shape and x.kind == y.kind
         if not near and not came_in and not family:
             return False
     return True

@@ -6,7 +6,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pullback.show.derivation import Derivation, Line
+    from pullback.show.derivation import Derivation
+    from pullback.show.lines import Line
 
 _TITLES = {"forward": "Forward", "backward": "Backward", "closed": "Closed form"}
 

@@ -228,7 +228,18 @@ def run(f: Callable[..., Any], args: Sequence[Any], labels: Sequence[str], opens
         raise
     program.ended = True
     outputs = [v for y in results if (v := program.node_of(tape.lower(y))) is not None]
-    return Run(inputs, program.steps, outputs, tape.opened, program.constants, tape)
+    return Run(inputs, _needed(program.steps, outputs), outputs, tape.opened, program.constants, tape)
+
+
+def _needed(steps: Sequence[Step], outputs: Sequence[Variable]) -> list[Step]:
+    """The steps that lead to the outputs, and not those that only update running statistics."""
+    wanted = set(outputs)
+    kept = []
+    for step in reversed(steps):
+        if any(y in wanted for y in step.outputs):
+            kept.append(step)
+            wanted.update(x for x in step.inputs if isinstance(x, Variable))
+    return kept[::-1]
 
 
 def _path(label: str, path: str) -> str:

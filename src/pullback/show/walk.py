@@ -158,7 +158,9 @@ class Walk:
                 v.name = f"{letter}{unnamed}"
             elif counts[v.name] > 1 or v.name in self.run.inputs or v.name in inside_names:
                 seen[v.name] += 1
-                v.name += "'" * (v.name in inside_names) + f"_{seen[v.name]}" * (counts[v.name] > 1 or v.name in self.run.inputs)
+                v.name += "'" * (v.name in inside_names) + f"_{seen[v.name]}" * (
+                    counts[v.name] > 1 or v.name in self.run.inputs
+                )
         for n, c in enumerate(self.run.constants):
             c.name = c.name or f"c{n + 1}"
             if c.name in self.run.inputs:
@@ -166,11 +168,14 @@ class Walk:
 
     def _name_loops(self) -> list[Loop]:
         """The loops whose iterations show the same values, those named by what they are and their iteration."""
-        kept, used = [], {*self.run.inputs}
+        kept: list[Loop] = []
+        used = {*self.run.inputs}
         letters = iter("aubscdfgkoprwyz")
         for loop in find_loops(self.run):
-            rows = [[self.run.steps[loop.start + r * loop.period + k].outputs[0] for r in range(loop.count)]
-                    for k in range(loop.period)]
+            rows = [
+                [self.run.steps[loop.start + r * loop.period + k].outputs[0] for r in range(loop.count)]
+                for k in range(loop.period)
+            ]
             if any(len({v in self.hidden for v in row}) > 1 for row in rows):
                 continue
             shown = {k: row for k, row in enumerate(rows) if row[0] not in self.hidden}

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pullback.show.running import Variable
     from pullback.show.walk import Edge, Walk
 
+NAME = "{name}"  # stands in a reason for the variable that the line is about
 _COUNT = {2: "twice", 3: "three times", 4: "four times"}
 _SAID = {
     "add": "addition passes the gradient on",
@@ -39,7 +40,7 @@ def reason(walk: Walk, v: Variable) -> str:
     told = "; ".join(dict.fromkeys(_through(_telling(walk, edge)) for edge in edges))
     if len(edges) > 1:
         times = _COUNT.get(len(edges), f"{len(edges)} times")
-        told = f"{v.name} is used {times}: its gradients add"
+        told = f"{NAME} is used {times}: its gradients add"
     kinks = sum(edge.kinks for edge in edges)
     return f"{told} (not differentiable at {kinks} of the values)" if kinks else told
 

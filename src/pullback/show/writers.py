@@ -22,7 +22,11 @@ _SUPERSCRIPTS = str.maketrans("0123456789-+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺
 
 def name_parts(name: str) -> tuple[str, str, str]:
     """A variable's name as base, accent and subscript: `xhat_2` is x, hat, 2; `h1` is h, nothing, 1."""
-    match = re.fullmatch(r"(.+)_([tlijmnpq](?:[−+]\d+)?)", name) or re.fullmatch(r"(.+?)_?(\d+)", name) or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
+    match = (
+        re.fullmatch(r"(.+)_([tlijmnpq](?:[−+]\d+)?)", name)
+        or re.fullmatch(r"(.+?)_?(\d+)", name)
+        or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
+    )
     base, mark = (match[1], match[2]) if match and not match[1].endswith("]") else (name, "")
     for accent in _ACCENTS:
         if (
@@ -31,7 +35,14 @@ def name_parts(name: str) -> tuple[str, str, str]:
             and (len(base.removesuffix(accent).rstrip("_")) == 1 or base.removesuffix(accent).rstrip("_") in _GREEK)
         ):
             return base.removesuffix(accent).rstrip("_"), accent, mark
-    return base, "", mark
+    numbered = re.fullmatch(r"([A-Za-z])(\d+)", base)  # the first, second, ... of an iteration
+    return (numbered[1], "", f"{numbered[2]},{mark}") if numbered and mark else (base, "", mark)
+
+
+def _parameter(name: str) -> tuple[str, str]:
+    """A parameter of a network as its usual letter and where it is: `model.level0.conv1.weight` is W, level0.conv1."""
+    _, *path, leaf = name.split(".")
+    return {"weight": "W", "bias": "b"}.get(leaf, leaf), ".".join(part for part in path if part != "branch")
 
 
 class Text(Writer):
@@ -42,6 +53,9 @@ class Text(Writer):
 
     def name(self, name: str) -> str:
         """A variable's name: Greek letters, accents and small numbers."""
+        if "." in name:
+            base, path = _parameter(name)
+            return f"{_GREEK.get(base, base)}_{path}" if path else _GREEK.get(base, base)
         base, accent, mark = name_parts(name)
         written = _GREEK.get(base, base) + (_ACCENTS[accent][0] if accent else "")
         return written + _low(mark)
@@ -115,6 +129,10 @@ class Latex(Writer):
     dot, gap, minus, ones = r" \odot ", r"\, ", "-", r"\mathbf{1}"
 
     def name(self, name: str) -> str:
+        if "." in name:
+            base, path = _parameter(name)
+            path = path.replace("_", r"\_").replace("−", "-")
+            return (rf"\{base}" if base in _GREEK else base) + (rf"_{{\text{{{path}}}}}" if path else "")
         base, accent, mark = name_parts(name)
         if base in _GREEK:
             written = "\\" + _LATEX_NAMES.get(base, base)
