@@ -39,9 +39,9 @@ __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array", "check",
-    "checkpoint", "compile", "custom", "data", "derive", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "nn",
-    "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "testing", "trace_nans", "train", "tree",
-    "value_and_grad", "vjp",
+    "checkpoint", "compile", "custom", "data", "derive", "grad", "graph", "hessian", "hvp", "jacobian", "jvp",
+    "memory", "nn", "no_grad", "optim", "record", "show", "stop_gradient", "teach", "tensor", "testing",
+    "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "show", "teach", "testing", "train")
@@ -49,6 +49,7 @@ _ELSEWHERE: dict[str, str] = {
     "check": "pullback.show.check",
     "derive": "pullback.show.derivation",
     "graph": "pullback.show.graph",
+    "memory": "pullback.show.memory",
 }
 """Public names whose module is imported when they are first used, such as `"derive": "pullback.show.derivation"`."""
 

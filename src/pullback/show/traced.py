@@ -263,7 +263,7 @@ class _Scoped(Observation):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[_Event] = []
-        self.calls = Calls()
+        self.calls = Calls(observe)
 
     def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         before = len(self.applications)
@@ -281,9 +281,10 @@ class _Scoped(Observation):
 
 
 class Calls:
-    """The calls of modules and functions that are going on, found in the stack of frames."""
+    """The calls of modules and functions that are going on, found in the stack of frames up to the function `home`."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Any) -> None:
+        self._home = home.__code__
         self._boxes: dict[
             int, tuple[FrameType, Box]
         ] = {}  # by the frame, which is kept so that its identity is its own
@@ -292,7 +293,7 @@ class Calls:
     def scope(self, frame: FrameType | None) -> tuple[Box, ...]:
         """The boxes around what this frame does, outermost first."""
         frames: list[FrameType] = []
-        while frame is not None and frame.f_code is not observe.__code__:
+        while frame is not None and frame.f_code is not self._home:
             if frame.f_code is Module.__call__.__code__ or _is_users(frame):
                 frames.append(frame)
             frame = frame.f_back
