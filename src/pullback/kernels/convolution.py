@@ -58,10 +58,11 @@ def forward(
     shape = _shape(x.shape, w.shape, stride, padding, groups)
     y = _result(out, (shape.images, *shape.output_size, shape.outputs), "forward")
     chosen = _pick("forward", shape, algorithm)
+    if chosen == "winograd":
+        found = winograd.forward(as_input(x), as_input(w), y, shape.padding, False, load, None, moments)
+        return (y, *found) if moments else y
     x, w = fused.loaded(load, as_input(x), "loaded x"), as_input(w)
     match chosen:
-        case "winograd":
-            winograd.forward(x, w, y, shape.padding)
         case "tiny":
             tiny.forward(x, w, y, shape.stride, shape.padding)
         case "pointwise":
@@ -86,10 +87,12 @@ def input_adjoint(
     _expect_gradient(g, shape)
     dx = _result(out, tuple(input_shape), "input_adjoint")
     chosen = _pick("input_adjoint", shape, algorithm)
+    if chosen == "winograd":
+        around = (2 - shape.padding[0], 2 - shape.padding[1])
+        sums = winograd.forward(as_input(g), as_input(w), dx, around, True, load_gradient, store)
+        return dx if store is None else (dx, sums)
     g, w = fused.loaded(load_gradient, as_input(g), "loaded g"), as_input(w)
     match chosen:
-        case "winograd":
-            winograd.forward(g, w, dx, (2 - shape.padding[0], 2 - shape.padding[1]), adjoint=True)
         case "tiny":
             tiny.input_adjoint(g, w, dx, shape.stride, shape.padding)
         case "pointwise":
@@ -116,11 +119,12 @@ def weight_adjoint(
     _expect_gradient(g, shape)
     dw = _result(out, tuple(weight_shape), "weight_adjoint")
     chosen = _pick("weight_adjoint", shape, algorithm)
+    if chosen == "winograd":
+        winograd.weight_adjoint(as_input(x), as_input(g), dw, shape.padding, load, load_gradient)
+        return dw
     x = fused.loaded(load, as_input(x), "loaded x")
     g = fused.loaded(load_gradient, as_input(g), "loaded g")
     match chosen:
-        case "winograd":
-            winograd.weight_adjoint(x, g, dw, shape.padding)
         case "tiny":
             tiny.weight_adjoint(x, g, dw, shape.stride, shape.padding)
         case "pointwise":

@@ -10,7 +10,18 @@ import numpy as np
 
 from pullback.kernels import normalisation, runtime
 from pullback.kernels.runtime import round_up
-from pullback.kernels.simd import WIDTH, Pointer, at_least, broadcast, inline, load, load_part, store, where_positive
+from pullback.kernels.simd import (
+    WIDTH,
+    Pointer,
+    at_least,
+    broadcast,
+    inline,
+    load,
+    load_part,
+    store,
+    store_part,
+    where_positive,
+)
 
 
 class Affine(NamedTuple):
@@ -49,7 +60,8 @@ PLAIN, AFFINE, NORM_GRADIENT = 0, 1, 2
 STORED, MOMENTS, MASKED = 0, 1, 2
 """What is done to a result."""
 RECORD = 4
-"""Rows of a record of moments: how many values, a value near them (the pivot), sums of deviations and their squares."""
+"""Rows of a record: how many values, a value near them (the pivot), the sums of deviations from it and of their
+squares; for a mask, the last two are its sums."""
 
 
 class Loading(NamedTuple):
@@ -85,6 +97,14 @@ class Storing(NamedTuple):
     row: int
     records: Any
 
+    def found(self, groups: int, channels: int) -> Any:
+        """What the kernel has found: the mean and variance of the result, or its sums, or nothing."""
+        if self.kind == STORED:
+            return None
+        records = self.records.reshape(groups, -1, RECORD, self.records.shape[2]).transpose(2, 1, 0, 3)
+        records = records.reshape(RECORD, records.shape[1], -1)[:, :, :channels].astype(np.float64)
+        return _merge_moments(records) if self.kind == MOMENTS else records[2:].sum(axis=1)
+
 
 def storing(store: Mask | None, moments: bool, result: Any, units: int, group: int) -> Storing:
     """`units` records of `group` channels each."""
@@ -113,23 +133,17 @@ def as_input(array: Any) -> Any:
 
 
 # -- what records say ------------------------------------------------------------------------------------------------
-def merge_moments(records: Any, channels: int) -> tuple[Any, Any]:
-    """Mean and variance, (C,) float32, of what the units (groups, blocks, RECORD, group) have seen.
+def _merge_moments(records: Any) -> tuple[Any, Any]:
+    """Mean and variance, (C,) float32, from records (RECORD, units, C).
 
     Units are merged in float64 by their means and squared deviations (Chan, Golub and LeVeque 1979).
     """
-    counts, pivots, sums, squares = np.asarray(np.moveaxis(records, 2, 0), np.float64)
+    counts, pivots, sums, squares = records
     means = pivots + sums / counts
-    total = counts.sum(axis=1)
-    mean = (counts * means).sum(axis=1) / total
-    spread = squares - sums * sums / counts + counts * (means - mean[:, None]) ** 2
-    variance = np.maximum(spread.sum(axis=1) / total, 0.0)
-    return mean.reshape(-1)[:channels].astype(np.float32), variance.reshape(-1)[:channels].astype(np.float32)
-
-
-def merge_sums(records: Any, channels: int) -> Any:
-    """The sums (2, C), in float64, of what units (groups, blocks, RECORD, group) have put into their first two rows."""
-    return np.moveaxis(records[:, :, :2].sum(axis=1, dtype=np.float64), 1, 0).reshape(2, -1)[:, :channels]
+    total = counts.sum(axis=0)
+    mean = (counts * means).sum(axis=0) / total
+    spread = squares - sums * sums / counts + counts * (means - mean) ** 2
+    return mean.astype(np.float32), np.maximum(spread.sum(axis=0) / total, 0.0).astype(np.float32)
 
 
 # -- the same as passes of their own, for the algorithms that do not do it as they load and store ----------------------
@@ -144,7 +158,7 @@ def loaded(load: Affine | NormGradient | None, operand: Any, name: str) -> Any:
 
 
 def stored(store: Mask, result: Any) -> Any:
-    """Mask the result in place; its sums, as `merge_sums` has them."""
+    """Mask the result in place; its sums of g and g (x - mean), (2, C) float64."""
     normalisation.through_relu(result, store.x, store.scale, store.shift, result)
     return normalisation.gradient_totals(result, store.x, store.mean)
 
@@ -167,7 +181,45 @@ def load_fused(
 
 
 @inline
-def forget(record: Pointer, at: int, group: int) -> None:
-    """An empty record at `at`."""
-    for i in range(0, 4 * group, WIDTH):
-        store(record, at + i, broadcast(np.float32(0.0)))
+def store_fused(
+    patch: Pointer, next_row: int, y: Pointer, to: int, row: int, pixel: int, rows: int, columns: int, count: int,
+    kind: int, other: Pointer, table: Pointer, table_row: int, channel: int, record: Pointer, group: int, first: bool,
+) -> None:  # fmt: skip
+    """One vector of channels of rows x columns pixels from a patch of whole vectors to y, after its work.
+
+    `record` is where this vector's lanes are in the first row of a record; `first` starts the record anew.
+    """
+    if first and kind != 0:
+        for i in range(4):
+            store(record, i * group, broadcast(np.float32(0.0)))
+        store(record, group, load(patch, 0))
+    if kind == 0:
+        for i in range(rows):
+            for j in range(columns):
+                store_part(y, to + i * row + j * pixel, load(patch, i * next_row + j * WIDTH), count)
+    elif kind == 1:
+        pivot, total, squares = load(record, group), load(record, 2 * group), load(record, 3 * group)
+        for i in range(rows):
+            for j in range(columns):
+                value = load(patch, i * next_row + j * WIDTH)
+                store_part(y, to + i * row + j * pixel, value, count)
+                deviation = value - pivot
+                total = total + deviation
+                squares = squares + deviation * deviation
+        store(record, 0, load(record, 0) + broadcast(np.float32(rows * columns)))
+        store(record, 2 * group, total)
+        store(record, 3 * group, squares)
+    else:
+        scale, shift = load(table, channel), load(table, table_row + channel)
+        mean = load(table, 2 * table_row + channel)
+        total, moment = load(record, 2 * group), load(record, 3 * group)
+        for i in range(rows):
+            for j in range(columns):
+                at = to + i * row + j * pixel
+                beside = load_part(other, at, count)
+                value = where_positive(beside * scale + shift, load(patch, i * next_row + j * WIDTH))
+                store_part(y, at, value, count)
+                total = total + value
+                moment = moment + value * (beside - mean)
+        store(record, 2 * group, total)
+        store(record, 3 * group, moment)

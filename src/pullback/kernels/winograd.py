@@ -15,12 +15,16 @@ from __future__ import annotations
 from math import gcd
 from typing import Any
 
-from pullback.kernels import runtime
+import numpy as np
+
+from pullback.kernels import fused, runtime
+from pullback.kernels.fused import Affine, Mask, NormGradient, load_fused, store_fused
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
     PANEL,
     WIDTH,
     Pointer,
+    broadcast,
     copy_transposed,
     inline,
     load,
@@ -46,11 +50,15 @@ ERROR_BOUND = 1e-4
 _GAP = 16  # floats between frequencies: without them all 36 would fall into the same cache sets
 
 
-def forward(x: Any, w: Any, y: Any, padding: tuple[int, int], adjoint: bool = False) -> None:
+def forward(
+    x: Any, w: Any, y: Any, padding: tuple[int, int], adjoint: bool = False,
+    load: Affine | NormGradient | None = None, store: Mask | None = None, moments: bool = False,
+) -> Any:  # fmt: skip
     """y = conv(x, w) with zero padding, for x (N, H, W, C), w (3, 3, C, O), y (N, H + 2 ph - 2, W + 2 pw - 2, O).
 
     With `adjoint`, w is (3, 3, O, C) and is applied rotated by half a turn and transposed, which with padding
-    (2 - ph, 2 - pw) is the adjoint with respect to the input. All arrays float32 and contiguous.
+    (2 - ph, 2 - pw) is the adjoint with respect to the input. All arrays float32 and contiguous. `load` is done to x
+    and `store` to y on the way; returns the sums of `store`, or the mean and variance of y if `moments`.
     """
     images, height, width, inputs = x.shape
     _, out_height, out_width, outputs = y.shape
@@ -58,29 +66,29 @@ def forward(x: Any, w: Any, y: Any, padding: tuple[int, int], adjoint: bool = Fa
     chunk = _step(inputs, 64 if round_up(inputs, WIDTH) == 64 else 32)
     group = round_up(min(outputs, 64), PANEL)
     block = _tiles_in_cache(tiles, chunk * group, chunk + group)
+    blocks, groups, chunks = -(-tiles // block), -(-outputs // group), -(-inputs // chunk)
     # The weights are transformed once into memory, or in the cache by each block where there are few blocks.
-    ahead = -(-tiles // block) > 2
+    ahead = blocks > 2
     source = w
     if ahead:
-        groups, chunks = -(-outputs // group), -(-inputs // chunk)
-        transformed = runtime.reserved("weights", groups * chunks * 36 * (chunk * group + _GAP))
+        source = runtime.reserved("weights", groups * chunks * 36 * (chunk * group + _GAP))
         room, room_size = runtime.scratch(9 * chunk * group)
-        transform_all_weights(source, inputs, outputs, adjoint, chunk, group, transformed, room, room_size)
-        source = transformed
+        transform_all_weights(w, inputs, outputs, adjoint, chunk, group, source, room, room_size)
     room, room_size = runtime.scratch(
-        36 * (chunk * group + block * (chunk + group) + 3 * _GAP)
-        + 9 * chunk * group
-        + 36 * chunk
-        + 16 * group
-        + 36 * WIDTH
+        36 * (chunk * group + block * (chunk + group) + 3 * _GAP) + 9 * chunk * group + 36 * WIDTH
     )
+    into = fused.storing(store, moments, y, groups * blocks, group)
     winograd_forward(
-        x, source, y, images, height, width, inputs, out_height, out_width, outputs,
-        padding[0], padding[1], adjoint, ahead, block, chunk, group, room, room_size,
+        x, source, y, images, height, width, inputs, out_height, out_width, outputs, *padding, adjoint, ahead,
+        block, chunk, group, *fused.loading(load, x), *into, room, room_size,
     )  # fmt: skip
+    return into.found(groups, outputs)
 
 
-def weight_adjoint(x: Any, g: Any, dw: Any, padding: tuple[int, int]) -> None:
+def weight_adjoint(
+    x: Any, g: Any, dw: Any, padding: tuple[int, int],
+    load: Affine | None = None, load_gradient: NormGradient | None = None,
+) -> None:  # fmt: skip
     """dw (3, 3, C, O): the adjoint of `forward` with respect to the weights, for x (N, H, W, C) and g like y."""
     images, height, width, inputs = x.shape
     _, out_height, out_width, outputs = g.shape
@@ -92,12 +100,10 @@ def weight_adjoint(x: Any, g: Any, dw: Any, padding: tuple[int, int]) -> None:
     threads = runtime.threads()
     splits = 1 if units >= 4 * threads else min(threads // gcd(units, threads), tiles)
     parts = dw if splits == 1 else runtime.reserved("parts", splits * dw.size)
-    room, room_size = runtime.scratch(
-        36 * (rows * columns + block * (rows + columns) + 3 * _GAP) + 36 * max(rows, columns) + 36 * WIDTH
-    )
+    room, room_size = runtime.scratch(36 * (rows * columns + block * (rows + columns) + 3 * _GAP) + 36 * WIDTH)
     winograd_weight_adjoint(
-        x, g, parts, images, height, width, inputs, out_height, out_width, outputs,
-        padding[0], padding[1], block, rows, columns, splits, room, room_size,
+        x, g, parts, images, height, width, inputs, out_height, out_width, outputs, *padding,
+        block, rows, columns, splits, *fused.loading(load, x), *fused.loading(load_gradient, g), room, room_size,
     )  # fmt: skip
     if splits > 1:
         runtime.add_parts(parts, splits, dw.size, dw)
@@ -118,43 +124,54 @@ def _tiles_in_cache(tiles: int, fixed: int, per_tile: int) -> int:
 
 
 @inline
-def _patch(
-    x: Pointer, image: int, top: int, left: int, size: int, height: int, width: int, channels: int,
-    first: int, count: int, patch: Pointer, step: int,
-) -> None:  # fmt: skip
-    """Copy size x size pixels with zeros around the image; channels first..first + count, then zeros up to `step`."""
-    for i in range(size):
-        for j in range(size):
-            to = (i * size + j) * step
-            inside = 0 <= top + i < height and 0 <= left + j < width
-            at = ((image * height + top + i) * width + left + j) * channels + first
-            for c in range(0, step, WIDTH):
-                store(patch, to + c, load_part(x, at + c, count - c if inside else 0))
-
-
-@inline
 def _transform_tile(
     x: Pointer, size: int, tile: int, pad_y: int, pad_x: int, tiles_y: int, tiles_x: int, height: int, width: int,
-    channels: int, first: int, step: int, patch: Pointer, v: Pointer, to: int, frequency: int, between: Pointer,
+    channels: int, first: int, step: int, kind: int, other: Pointer, table: Pointer, row: int,
+    patch: Pointer, v: Pointer, to: int, frequency: int,
 ) -> None:  # fmt: skip
-    """Transform one tile of x (size 6) or of a gradient (size 4): in place where whole, else through a padded copy."""
+    """Transform one tile of x (size 6) or of a gradient (size 4): in place where whole and plain, else from a patch."""
     image = tile // (tiles_y * tiles_x)
     top = tile // tiles_x % tiles_y * 4 - pad_y
     left = tile % tiles_x * 4 - pad_x
+    whole = top >= 0 and left >= 0 and top + size <= height and left + size <= width
+    start = ((image * height + top) * width + left) * channels + first
     count = min(step, channels - first)
-    if top >= 0 and left >= 0 and top + size <= height and left + size <= width and count == step:
-        at = ((image * height + top) * width + left) * channels + first
-        row, pixel = width * channels, channels
-        if size == 6:
-            transform_input(x, at, row, pixel, step, v, to, frequency, between)
+    for c in range(0, step, WIDTH):
+        source, at, next_row, next_pixel = patch, 0, size * WIDTH, WIDTH
+        if whole and kind == 0 and c + WIDTH <= count:
+            source, at, next_row, next_pixel = x, start + c, width * channels, channels
         else:
-            transform_gradient(x, at, row, pixel, step, v, to, frequency, between)
-    else:
-        _patch(x, image, top, left, size, height, width, channels, first, count, patch, step)
+            _fill_patch(
+                x, size, top, left, height, width, channels, start + c, count - c, kind, other, table, row, first + c,
+                patch,
+            )  # fmt: skip
         if size == 6:
-            transform_input(patch, 0, 6 * step, step, step, v, to, frequency, between)
+            transform_input(source, at, next_row, next_pixel, v, to + c, frequency)
         else:
-            transform_gradient(patch, 0, 4 * step, step, step, v, to, frequency, between)
+            transform_gradient(source, at, next_row, next_pixel, v, to + c, frequency)
+
+
+@inline
+def _fill_patch(
+    x: Pointer, size: int, top: int, left: int, height: int, width: int, channels: int, start: int, count: int,
+    kind: int, other: Pointer, table: Pointer, row: int, channel: int, patch: Pointer,
+) -> None:  # fmt: skip
+    """A vector of channels of size x size pixels after their work, with zeros around the image."""
+    before, after = max(0, -left), min(size, width - left)
+    zero = broadcast(np.float32(0.0))
+    for i in range(size):
+        to, at = i * size * WIDTH, start + i * width * channels
+        if top + i < 0 or top + i >= height:
+            for j in range(size):
+                store(patch, to + j * WIDTH, zero)
+        else:
+            for j in range(before):
+                store(patch, to + j * WIDTH, zero)
+            for j in range(before, after):
+                value = load_fused(x, at + j * channels, count, kind, other, table, row, channel)
+                store(patch, to + j * WIDTH, value)
+            for j in range(after, size):
+                store(patch, to + j * WIDTH, zero)
 
 
 @inline
@@ -165,6 +182,7 @@ def _transform_weights(
     """Weights of a chunk of inputs and a group of outputs to u[frequency][panel][input][PANEL], zeros beyond."""
     count_in = min(chunk, inputs - first_in)
     count_out = min(group, outputs - first_out)
+    source, start, step, line = taps, 0, group, chunk * group
     if adjoint:
         if count_out < group:
             for i in range(9 * chunk * group):
@@ -172,6 +190,8 @@ def _transform_weights(
         for tap in range(9):
             at = (tap * outputs + first_out) * inputs + first_in
             copy_transposed(w, at, inputs, count_out, count_in, taps, (8 - tap) * chunk * group, group)
+    elif count_out == group:
+        source, start, step, line = w, first_in * outputs + first_out, outputs, inputs * outputs
     else:
         for tap in range(9):
             for c in range(count_in):
@@ -179,23 +199,25 @@ def _transform_weights(
                 put = (tap * chunk + c) * group
                 for o in range(0, group, WIDTH):
                     store(taps, put + o, load_part(w, at + o, count_out - o))
-    line = chunk * group
-    frequency = line + _GAP
-    for c in range(count_in):
-        for o in range(0, group, WIDTH):
-            at = c * group + o
+    frequency = chunk * group + _GAP
+    for o in range(0, group, WIDTH):
+        for c in range(count_in):
+            at = start + c * step + o
             put = to + (o // PANEL * chunk + c) * PANEL + o % PANEL
-            a0, a1, a2, a3, a4, a5 = weight(load(taps, at), load(taps, at + 3 * line), load(taps, at + 6 * line))
-            at += line
-            b0, b1, b2, b3, b4, b5 = weight(load(taps, at), load(taps, at + 3 * line), load(taps, at + 6 * line))
-            at += line
-            c0, c1, c2, c3, c4, c5 = weight(load(taps, at), load(taps, at + 3 * line), load(taps, at + 6 * line))
+            a0, a1, a2, a3, a4, a5 = _weight_column(source, at, line)
+            b0, b1, b2, b3, b4, b5 = _weight_column(source, at + line, line)
+            c0, c1, c2, c3, c4, c5 = _weight_column(source, at + 2 * line, line)
             store_six(u, put, frequency, weight(a0, b0, c0))
             store_six(u, put + 6 * frequency, frequency, weight(a1, b1, c1))
             store_six(u, put + 12 * frequency, frequency, weight(a2, b2, c2))
             store_six(u, put + 18 * frequency, frequency, weight(a3, b3, c3))
             store_six(u, put + 24 * frequency, frequency, weight(a4, b4, c4))
             store_six(u, put + 30 * frequency, frequency, weight(a5, b5, c5))
+
+
+@inline
+def _weight_column(w: Pointer, at: int, line: int) -> Any:
+    return weight(load(w, at), load(w, at + 3 * line), load(w, at + 6 * line))
 
 
 @kernel
@@ -237,7 +259,10 @@ def transform_all_weights(
 def winograd_forward(
     thread: int, threads: int, x: Floats, weights: Floats, y: Floats, images: int, height: int, width: int, inputs: int,
     out_height: int, out_width: int, outputs: int, pad_y: int, pad_x: int, adjoint: bool, ahead: bool,
-    block: int, chunk: int, group: int, room: Floats, room_size: int,
+    block: int, chunk: int, group: int,
+    load_kind: int, load_other: Floats, load_table: Floats, load_row: int,
+    store_kind: int, store_other: Floats, store_table: Floats, store_row: int, records: Floats,
+    room: Floats, room_size: int,
 ) -> None:  # fmt: skip
     """Blocks of tiles and groups of outputs are shared out; a thread goes through the chunks of input channels."""
     tiles_y, tiles_x = -(-out_height // 4), -(-out_width // 4)
@@ -248,9 +273,7 @@ def winograd_forward(
     v, own = own, offset(own, 36 * v_step)
     m, own = own, offset(own, 36 * m_step)
     u, own = own, offset(own, 36 * u_step)
-    between, own = own, offset(own, 36 * WIDTH)
-    patch, own = own, offset(own, 36 * chunk)
-    edge, taps = own, offset(own, 16 * group)
+    patch, taps = own, offset(own, 36 * WIDTH)
     if ahead:
         u = weights
     start, stop = portion(blocks * groups, thread, threads)
@@ -262,7 +285,8 @@ def winograd_forward(
             for tile in range(count):
                 _transform_tile(
                     x, 6, first_tile + tile, pad_y, pad_x, tiles_y, tiles_x, height, width,
-                    inputs, first_in, chunk, patch, v, tile * chunk, v_step, between,
+                    inputs, first_in, chunk, load_kind, load_other, load_table, load_row,
+                    patch, v, tile * chunk, v_step,
                 )  # fmt: skip
             if ahead:
                 u_at = (unit // blocks * chunks + part) * 36 * u_step
@@ -282,23 +306,27 @@ def winograd_forward(
             top, left = at // tiles_x % tiles_y * 4, at % tiles_x * 4
             to = ((at // (tiles_y * tiles_x) * out_height + top) * out_width + left) * outputs + first_out
             rows, columns = min(4, out_height - top), min(4, out_width - left)
-            width_out = min(group, outputs - first_out)
-            if rows == 4 and columns == 4 and width_out == group:
-                transform_output(m, tile * group, m_step, group, y, to, out_width * outputs, outputs, between)
-            else:
-                transform_output(m, tile * group, m_step, group, edge, 0, 4 * group, group, between)
-                for i in range(rows):
-                    for j in range(columns):
-                        for c in range(0, width_out, WIDTH):
-                            value = load(edge, (4 * i + j) * group + c)
-                            store_part(y, to + (i * out_width + j) * outputs + c, value, width_out - c)
+            for c in range(0, min(group, outputs - first_out), WIDTH):
+                left_out = outputs - first_out - c
+                if store_kind == 0 and rows == 4 and columns == 4 and left_out >= WIDTH:
+                    transform_output(m, tile * group + c, m_step, y, to + c, out_width * outputs, outputs)
+                else:
+                    transform_output(m, tile * group + c, m_step, patch, 0, 4 * WIDTH, WIDTH)
+                    store_fused(
+                        patch, 4 * WIDTH, y, to + c, out_width * outputs, outputs, rows, columns, left_out,
+                        store_kind, store_other, store_table, store_row, first_out + c,
+                        offset(records, unit * 4 * group + c), group, tile == 0,
+                    )  # fmt: skip
 
 
 @kernel
 def winograd_weight_adjoint(
     thread: int, threads: int, x: Floats, g: Floats, parts: Floats, images: int, height: int, width: int, inputs: int,
     out_height: int, out_width: int, outputs: int, pad_y: int, pad_x: int,
-    block: int, rows: int, columns: int, splits: int, room: Floats, room_size: int,
+    block: int, rows: int, columns: int, splits: int,
+    x_kind: int, x_other: Floats, x_table: Floats, x_row: int,
+    g_kind: int, g_other: Floats, g_table: Floats, g_row: int,
+    room: Floats, room_size: int,
 ) -> None:  # fmt: skip
     """Blocks of weights, and stretches of tiles where these are few, are shared out; the sums stay in the cache."""
     tiles_y, tiles_x = -(-out_height // 4), -(-out_width // 4)
@@ -309,7 +337,7 @@ def winograd_weight_adjoint(
     v, own = own, offset(own, 36 * v_step)
     z, own = own, offset(own, 36 * g_step)
     u, own = own, offset(own, 36 * u_step)
-    between, patch = own, offset(own, 36 * WIDTH)
+    patch = own
     start, stop = portion(row_blocks * column_blocks * splits, thread, threads)
     for unit in range(start, stop):
         split = unit % splits
@@ -321,11 +349,11 @@ def winograd_weight_adjoint(
             for tile in range(count):
                 _transform_tile(
                     x, 6, first_tile + tile, pad_y, pad_x, tiles_y, tiles_x, height, width,
-                    inputs, first_in, rows, patch, v, tile * rows, v_step, between,
+                    inputs, first_in, rows, x_kind, x_other, x_table, x_row, patch, v, tile * rows, v_step,
                 )  # fmt: skip
                 _transform_tile(
                     g, 4, first_tile + tile, 0, 0, tiles_y, tiles_x, out_height, out_width,
-                    outputs, first_out, columns, patch, z, tile * columns, g_step, between,
+                    outputs, first_out, columns, g_kind, g_other, g_table, g_row, patch, z, tile * columns, g_step,
                 )  # fmt: skip
             for frequency in range(36):
                 for column in range(0, columns, PANEL):
@@ -334,7 +362,7 @@ def winograd_weight_adjoint(
                         u, frequency * u_step + column, columns, first_tile - begin,
                     )  # fmt: skip
         _weights_back(
-            u, u_step, inputs, outputs, first_in, first_out, rows, columns, parts, split * 9 * inputs * outputs, between
+            u, u_step, inputs, outputs, first_in, first_out, rows, columns, parts, split * 9 * inputs * outputs, patch
         )
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pullback.kernels.simd import WIDTH, Pointer, inline, load, store
+from pullback.kernels.simd import Pointer, inline, load, store
 
 # The one-dimensional transforms, applied to columns and then rows: B^T d (6 -> 6), A^T m (6 -> 4), A y (4 -> 6),
 # G w (3 -> 6) and G^T u (6 -> 3), for the points 0, 1, -1, 2, -2 and infinity.
+# Columns are transformed in two halves of the results, so that what lies between columns and rows stays in registers.
 
 
 @inline
@@ -22,6 +23,22 @@ def _input(d0: Any, d1: Any, d2: Any, d3: Any, d4: Any, d5: Any) -> Any:
 
 
 @inline
+def _input_low(x: Pointer, at: int, row: int) -> Any:
+    d1, d2, d3, d4 = load(x, at + row), load(x, at + 2 * row), load(x, at + 3 * row), load(x, at + 4 * row)
+    a = d4 - d2 * 4.0
+    b = d3 - d1 * 4.0
+    return load(x, at) * 4.0 - d2 * 5.0 + d4, a + b, a - b
+
+
+@inline
+def _input_high(x: Pointer, at: int, row: int) -> Any:
+    d1, d2, d3, d4 = load(x, at + row), load(x, at + 2 * row), load(x, at + 3 * row), load(x, at + 4 * row)
+    c = d4 - d2
+    e = (d3 - d1) * 2.0
+    return c + e, c - e, d1 * 4.0 - d3 * 5.0 + load(x, at + 5 * row)
+
+
+@inline
 def _output(m0: Any, m1: Any, m2: Any, m3: Any, m4: Any, m5: Any) -> Any:
     a = m1 + m2
     b = m1 - m2
@@ -31,12 +48,40 @@ def _output(m0: Any, m1: Any, m2: Any, m3: Any, m4: Any, m5: Any) -> Any:
 
 
 @inline
+def _output_low(m: Pointer, at: int, row: int) -> Any:
+    m1, m2, m3, m4 = load(m, at + row), load(m, at + 2 * row), load(m, at + 3 * row), load(m, at + 4 * row)
+    return load(m, at) + (m1 + m2) + (m3 + m4), (m1 - m2) + (m3 - m4) * 2.0
+
+
+@inline
+def _output_high(m: Pointer, at: int, row: int) -> Any:
+    m1, m2, m3, m4 = load(m, at + row), load(m, at + 2 * row), load(m, at + 3 * row), load(m, at + 4 * row)
+    return (m1 + m2) + (m3 + m4) * 4.0, (m1 - m2) + (m3 - m4) * 8.0 + load(m, at + 5 * row)
+
+
+@inline
 def _gradient(y0: Any, y1: Any, y2: Any, y3: Any) -> Any:
     even = y0 + y2
     odd = y1 + y3
     even4 = y0 + y2 * 4.0
     odd4 = y1 * 2.0 + y3 * 8.0
     return y0, even + odd, even - odd, even4 + odd4, even4 - odd4, y3
+
+
+@inline
+def _gradient_low(g: Pointer, at: int, row: int) -> Any:
+    y0 = load(g, at)
+    even = y0 + load(g, at + 2 * row)
+    odd = load(g, at + row) + load(g, at + 3 * row)
+    return y0, even + odd, even - odd
+
+
+@inline
+def _gradient_high(g: Pointer, at: int, row: int) -> Any:
+    y3 = load(g, at + 3 * row)
+    even4 = load(g, at) + load(g, at + 2 * row) * 4.0
+    odd4 = load(g, at + row) * 2.0 + y3 * 8.0
+    return even4 + odd4, even4 - odd4, y3
 
 
 @inline
@@ -59,7 +104,7 @@ def weight_back(u0: Any, u1: Any, u2: Any, u3: Any, u4: Any, u5: Any) -> Any:
     )
 
 
-# The two-dimensional transforms of one tile, a vector of channels at a time. `between` holds the columns.
+# The two-dimensional transforms of one tile, for one vector of channels.
 
 
 @inline
@@ -81,59 +126,72 @@ def store_six(a: Pointer, first: int, step: int, v: Pointer) -> None:
 
 
 @inline
-def transform_input(
-    x: Pointer, first: int, row: int, pixel: int, channels: int, v: Pointer, to: int, step: int, between: Pointer
-) -> None:
+def transform_input(x: Pointer, first: int, row: int, pixel: int, v: Pointer, to: int, step: int) -> None:
     """6x6 pixels of x to 36 frequencies, `step` apart."""
-    for c in range(0, channels, WIDTH):
-        for j in range(6):
-            d0, d1, d2, d3, d4, d5 = load_six(x, first + j * pixel + c, row)
-            store_six(between, j * WIDTH, 6 * WIDTH, _input(d0, d1, d2, d3, d4, d5))
-        for i in range(6):
-            d0, d1, d2, d3, d4, d5 = load_six(between, i * 6 * WIDTH, WIDTH)
-            store_six(v, to + i * 6 * step + c, step, _input(d0, d1, d2, d3, d4, d5))
+    a0, b0, c0 = _input_low(x, first, row)
+    a1, b1, c1 = _input_low(x, first + pixel, row)
+    a2, b2, c2 = _input_low(x, first + 2 * pixel, row)
+    a3, b3, c3 = _input_low(x, first + 3 * pixel, row)
+    a4, b4, c4 = _input_low(x, first + 4 * pixel, row)
+    a5, b5, c5 = _input_low(x, first + 5 * pixel, row)
+    store_six(v, to, step, _input(a0, a1, a2, a3, a4, a5))
+    store_six(v, to + 6 * step, step, _input(b0, b1, b2, b3, b4, b5))
+    store_six(v, to + 12 * step, step, _input(c0, c1, c2, c3, c4, c5))
+    a0, b0, c0 = _input_high(x, first, row)
+    a1, b1, c1 = _input_high(x, first + pixel, row)
+    a2, b2, c2 = _input_high(x, first + 2 * pixel, row)
+    a3, b3, c3 = _input_high(x, first + 3 * pixel, row)
+    a4, b4, c4 = _input_high(x, first + 4 * pixel, row)
+    a5, b5, c5 = _input_high(x, first + 5 * pixel, row)
+    store_six(v, to + 18 * step, step, _input(a0, a1, a2, a3, a4, a5))
+    store_six(v, to + 24 * step, step, _input(b0, b1, b2, b3, b4, b5))
+    store_six(v, to + 30 * step, step, _input(c0, c1, c2, c3, c4, c5))
 
 
 @inline
-def transform_gradient(
-    g: Pointer, first: int, row: int, pixel: int, channels: int, v: Pointer, to: int, step: int, between: Pointer
-) -> None:
+def transform_gradient(g: Pointer, first: int, row: int, pixel: int, v: Pointer, to: int, step: int) -> None:
     """4x4 pixels of g to 36 frequencies, `step` apart."""
-    for c in range(0, channels, WIDTH):
-        for j in range(4):
-            at = first + j * pixel + c
-            column = _gradient(load(g, at), load(g, at + row), load(g, at + 2 * row), load(g, at + 3 * row))
-            store_six(between, j * WIDTH, 4 * WIDTH, column)
-        for i in range(6):
-            at = i * 4 * WIDTH
-            line = _gradient(
-                load(between, at),
-                load(between, at + WIDTH),
-                load(between, at + 2 * WIDTH),
-                load(between, at + 3 * WIDTH),
-            )
-            store_six(v, to + i * 6 * step + c, step, line)
+    a0, b0, c0 = _gradient_low(g, first, row)
+    a1, b1, c1 = _gradient_low(g, first + pixel, row)
+    a2, b2, c2 = _gradient_low(g, first + 2 * pixel, row)
+    a3, b3, c3 = _gradient_low(g, first + 3 * pixel, row)
+    store_six(v, to, step, _gradient(a0, a1, a2, a3))
+    store_six(v, to + 6 * step, step, _gradient(b0, b1, b2, b3))
+    store_six(v, to + 12 * step, step, _gradient(c0, c1, c2, c3))
+    a0, b0, c0 = _gradient_high(g, first, row)
+    a1, b1, c1 = _gradient_high(g, first + pixel, row)
+    a2, b2, c2 = _gradient_high(g, first + 2 * pixel, row)
+    a3, b3, c3 = _gradient_high(g, first + 3 * pixel, row)
+    store_six(v, to + 18 * step, step, _gradient(a0, a1, a2, a3))
+    store_six(v, to + 24 * step, step, _gradient(b0, b1, b2, b3))
+    store_six(v, to + 30 * step, step, _gradient(c0, c1, c2, c3))
 
 
 @inline
-def transform_output(
-    m: Pointer, first: int, step: int, channels: int, y: Pointer, to: int, row: int, pixel: int, between: Pointer
-) -> None:
-    """36 frequencies to 4x4 pixels of y."""
-    for c in range(0, channels, WIDTH):
-        for j in range(6):
-            m0, m1, m2, m3, m4, m5 = load_six(m, first + j * step + c, 6 * step)
-            y0, y1, y2, y3 = _output(m0, m1, m2, m3, m4, m5)
-            at = j * WIDTH
-            store(between, at, y0)
-            store(between, at + 6 * WIDTH, y1)
-            store(between, at + 12 * WIDTH, y2)
-            store(between, at + 18 * WIDTH, y3)
-        for i in range(4):
-            m0, m1, m2, m3, m4, m5 = load_six(between, i * 6 * WIDTH, WIDTH)
-            y0, y1, y2, y3 = _output(m0, m1, m2, m3, m4, m5)
-            at = to + i * row + c
-            store(y, at, y0)
-            store(y, at + pixel, y1)
-            store(y, at + 2 * pixel, y2)
-            store(y, at + 3 * pixel, y3)
+def _store_four(y: Pointer, at: int, step: int, v: Any) -> None:
+    store(y, at, v[0])
+    store(y, at + step, v[1])
+    store(y, at + 2 * step, v[2])
+    store(y, at + 3 * step, v[3])
+
+
+@inline
+def transform_output(m: Pointer, first: int, step: int, y: Pointer, to: int, row: int, pixel: int) -> None:
+    """36 frequencies, `step` apart, to 4x4 pixels of y."""
+    line = 6 * step
+    a0, b0 = _output_low(m, first, line)
+    a1, b1 = _output_low(m, first + step, line)
+    a2, b2 = _output_low(m, first + 2 * step, line)
+    a3, b3 = _output_low(m, first + 3 * step, line)
+    a4, b4 = _output_low(m, first + 4 * step, line)
+    a5, b5 = _output_low(m, first + 5 * step, line)
+    _store_four(y, to, pixel, _output(a0, a1, a2, a3, a4, a5))
+    _store_four(y, to + row, pixel, _output(b0, b1, b2, b3, b4, b5))
+    a0, b0 = _output_high(m, first, line)
+    a1, b1 = _output_high(m, first + step, line)
+    a2, b2 = _output_high(m, first + 2 * step, line)
+    a3, b3 = _output_high(m, first + 3 * step, line)
+    a4, b4 = _output_high(m, first + 4 * step, line)
+    a5, b5 = _output_high(m, first + 5 * step, line)
+    _store_four(y, to + 2 * row, pixel, _output(a0, a1, a2, a3, a4, a5))
+    _store_four(y, to + 3 * row, pixel, _output(b0, b1, b2, b3, b4, b5))
