@@ -48,7 +48,7 @@ class Derivation:
         entries = []
         for v in [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]:
             e = walk.forward[v]
-            error = relative(e.evaluated(walk.values, {}), v.value)
+            error = relative(walk.number(e), v.value)
             source = v.step.source.text if v.step else ""
             entries.append(Entry(v, symbol(v.name, v.shape), e, error, source=source))
         return self._lines("forward", entries)
@@ -84,9 +84,9 @@ class Derivation:
     def _closed_entries(self) -> dict[str, Entry]:
         inputs = self._walk.run.inputs
         entries = {name: self._closing.entry(inputs[name], 0.0) for name in self._wrt}
-        errors = self._slope_errors({name: e.expression.evaluated(self.values, {}) for name, e in entries.items()})
+        errors = self._slope_errors({name: self._walk.number(e.expression) for name, e in entries.items()})
         for name, e in entries.items():
-            own = relative(e.expression.evaluated(self.values, {}), self._walk.adjoint_values[inputs[name]])
+            own = relative(self._walk.number(e.expression), self._walk.adjoint_values[inputs[name]])
             entries[name] = replace(e, error=max(own, errors[name]))
         return entries
 

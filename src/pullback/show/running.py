@@ -15,7 +15,7 @@ import numpy as np
 
 from pullback.core import tree
 from pullback.core.context import journal
-from pullback.core.primitive import PRIMITIVES, Fused, Params, Primitive, as_operand
+from pullback.core.primitive import Elementwise, Fused, Params, Primitive, as_operand
 from pullback.core.source import Source, user_line
 from pullback.core.tape import Leaf, Node, Tape
 from pullback.core.tensor import Array, Tensor, plain_value
@@ -198,13 +198,13 @@ class _TappedTape(Tape):
             return y
         variable.step.tracked = {i for i, arg in enumerate(args) if self.node_of(arg) is not None}
         variable.tap = Leaf(y._value)  # added to the value, though nothing is added: its gradient is the adjoint
-        variable.node = Node(_ADD, {}, _ADD.plan(3, 2), (node, variable.tap), None, node.shape, node.dtype)
+        variable.node = Node(_TAP, {}, _TAP.plan(3, 2), (node, variable.tap), None, node.shape, node.dtype)
         result = Tensor(y._value, self, variable.node)
         result._view = y._view
         return result
 
 
-_ADD = PRIMITIVES["add"]
+_TAP = Elementwise(lambda value, nothing: value + nothing, 1, 1, name="tap", register=False)
 
 
 def run(f: Callable[..., Any], args: Sequence[Any], labels: Sequence[str], opens: Callable[..., bool]) -> Run:

@@ -29,7 +29,7 @@ def against_slope(gradient: Any, direction: Any, found: float, floor: float) -> 
     """The relative error of a gradient along a direction: 0 where it predicts the slope that was found."""
     gradient = np.asarray(gradient, dtype=np.float64)
     size = max(float(np.linalg.norm(gradient.ravel())), abs(found), floor)
-    return abs(float(np.vdot(gradient, direction)) - found) / size if size else 0.0
+    return _finite(abs(float(np.vdot(gradient, direction)) - found) / size) if size else 0.0
 
 
 def relative(a: Any, b: Any, floor: float = 0.0) -> float:
@@ -39,4 +39,8 @@ def relative(a: Any, b: Any, floor: float = 0.0) -> float:
         return np.inf
     size = max(float(np.linalg.norm(a.ravel())), float(np.linalg.norm(b.ravel())), floor)
     distance = float(np.linalg.norm((a - b).ravel()))
-    return distance / size if size else 0.0
+    return _finite(distance / size) if size else 0.0
+
+
+def _finite(error: float) -> float:
+    return error if np.isfinite(error) else np.inf

@@ -58,10 +58,11 @@ class Walk:
     values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.adjoint_values = self.run.adjoints(self.cotangents)
-        self._name()
-        self._go_forward()
-        self._go_backward()
+        with np.errstate(all="ignore"):  # what is not a number has an infinite error
+            self.adjoint_values = self.run.adjoints(self.cotangents)
+            self._name()
+            self._go_forward()
+            self._go_backward()
 
     # -- which values are variables ----------------------------------------------------------------------------------
     @cached_property
@@ -317,7 +318,7 @@ class Walk:
             return edge
         step, i = edge.step, edge.input
         values = step.values
-        gradient = edge.expression.evaluated(self.values, {})
+        gradient = self.number(edge.expression)
         g = [self.adjoint_values.get(y, np.zeros(y.shape)) for y in step.outputs]
         primitive = step.primitive
         for direction in directions(np.shape(values[i]), 2):
@@ -349,13 +350,18 @@ class Walk:
                 for edge in self.edges.get(o.inputs[i], []):
                     edge.error = max(edge.error, error)
 
+    def number(self, e: Expression) -> Any:
+        """The value of an expression in this run."""
+        with np.errstate(all="ignore"):
+            return e.evaluated(self.values, {})
+
     def error_of(self, v: Variable) -> float:
         """The error of the line of an adjoint: the mathematics against the tape, and each rule against differences."""
         if any(e.problem for e in self.edges[v]):
             return np.inf
         leading = self.leading(v)
         floor = max((e.size for e in self.edges[v]), default=0.0)
-        own = relative(self.adjoint[v].evaluated(self.values, {}), self.adjoint_values[v], floor)
+        own = relative(self.number(self.adjoint[v]), self.adjoint_values[v], floor)
         return max([own, *[e.error for e in leading]])
 
     def leading(self, v: Variable) -> list[Edge]:
