@@ -59,7 +59,7 @@ def test_every_setting_has_an_option_with_help_and_default(call: Call) -> None:
         if field.name != "model":
             option = f"--{field.name.replace('_', '-')} "
             assert re.search(rf"{option}\S+ .{{15,}}?\(default: ", out), option
-    assert "{mlp,cnn,cifar-cnn,levels-cnn}" in out
+    assert "{mlp,cnn,cifar-cnn,levels-cnn,residual}" in out
 
 
 def test_train_evaluate_predict(call: Call, tmp_path: Path) -> None:

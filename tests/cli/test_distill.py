@@ -108,6 +108,45 @@ def test_folder_to_network(
     assert run_json(capsys, ["resume", str(out)])["accuracy"] == result["agreement"]
 
 
+def test_a_student_beside_its_teacher_and_the_truth(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    distilled = run_json(capsys, command(folder, teacher, out, "--epochs", "8", "--held-out", "0.3"))
+    # The truth is what the teacher says, but for one image.
+    table = LabelTable(out / "labels")
+    held_out = np.flatnonzero(table.held_out(0.3))
+    rows = {table.paths[k]: CLASSES[table.labels[k]] for k in held_out}
+    wrong = next(iter(rows))
+    rows[wrong] = CLASSES[(CLASSES.index(rows[wrong]) + 1) % 3]
+    lines = [f"{path},{name}" for path, name in rows.items()]
+    truth = tmp_path / "truth.csv"
+    truth.write_text("\n".join(["file,class", *lines[:-1], f"{lines[-1].split(',')[0]},purple"]))
+    result = run_json(capsys, ["evaluate", str(out), "--truth", str(truth)])
+    assert result["agreement"]["accuracy"] == distilled["agreement"]
+    assert result["unknown"] == 1
+    assert result["teacher"]["images"] == len(rows) - 1
+    assert result["teacher"]["accuracy"] == pytest.approx(1 - 1 / (len(rows) - 1))
+    assert np.sum(result["student"]["confusion"]) == len(rows) - 1
+    assert 0 <= result["student"]["calibration_error"] <= 1
+    # In another place, the class is the folder's name; the teacher labels the images there when it is asked.
+    for k, path in enumerate(rows):
+        place = tmp_path / "named" / CLASSES[table.labels[table.paths.index(path)]] / f"{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((folder / path).read_bytes())
+    there = run_json(capsys, ["evaluate", str(out), str(tmp_path / "named")])
+    assert there["agreement"] is None
+    assert there["student"]["images"] == len(rows)
+    both = run_json(capsys, ["evaluate", str(out), str(tmp_path / "named"), "--teacher", str(teacher), *TEACHER])
+    assert both["teacher"]["accuracy"] == 1.0
+    assert both["agreement"]["accuracy"] == both["student"]["accuracy"] == there["student"]["accuracy"]
+    assert main(["evaluate", str(out), "--truth", str(truth)]) == 0
+    assert "teacher, with the truth" in capsys.readouterr().out
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    assert main(["evaluate", str(out), "--truth", str(tmp_path / "bad.csv")]) == 2
+    assert "expected the columns file and class" in capsys.readouterr().err
+
+
 def test_text_for_people(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(folder, teacher, tmp_path / "run", "--steps", "3", "--classes", "green,red")) == 0
     out, err = capsys.readouterr()

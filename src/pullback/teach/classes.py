@@ -161,5 +161,23 @@ class _Finder:
         raise ConfigError(f"class '{name}' is not among the teacher's {len(self.known)} classes; {suggestion}")
 
 
+class ClassIndex:
+    """The place of a class in a list of some of a teacher's classes, by any of its spellings."""
+
+    def __init__(self, classes: Sequence[ClassName]) -> None:
+        self._positions: dict[str, int] = {}
+        spelled = [(str(c.index), k) for k, c in enumerate(classes)]
+        spelled += [(c.wnid, k) for k, c in enumerate(classes) if c.wnid]
+        spelled += [(spelling, k) for k, c in enumerate(classes) for spelling in sorted(c.spellings())]
+        for spelling, k in spelled:
+            # A name wins over a number, as in `select_classes`; one that two classes share names neither.
+            taken = self._positions.get(spelling, k)
+            self._positions[spelling] = k if taken == k or spelling.isdecimal() else -1
+
+    def position(self, name: str) -> int:
+        """Where the class is in the list, counted from 0; -1 where it is not in it."""
+        return self._positions.get(name.strip(), self._positions.get(_normal(name), -1))
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()

@@ -17,7 +17,7 @@ from pullback.data.cache import Pixels
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.nn.models import MODELS
 from pullback.train.config import Config, Facts, Settings
-from pullback.train.labelled import Recipe, load_labelled
+from pullback.train.labelled import Recipe, read_labelled, split_labelled
 
 DEFAULT_EPOCHS = 10
 
@@ -60,7 +60,7 @@ def load_data(settings: Settings) -> Splits:
     folder = Path(settings.data)
     recipe = Recipe.read(folder)
     if recipe is not None:
-        return load_labelled(folder, recipe, settings.image_size)
+        return split_labelled(read_labelled(folder, recipe, settings.image_size), recipe)
     size = None if settings.image_size is None else (settings.image_size, settings.image_size)
     return data.load(settings.data, size)
 

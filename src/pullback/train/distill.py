@@ -16,7 +16,7 @@ from pullback.errors import ConfigError
 from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
 from pullback.train.config import Settings, read_config, resolved
 from pullback.train.evaluate import Evaluation, evaluate
-from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, load_labelled
+from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, read_labelled, split_labelled
 from pullback.train.loop import Result, fit, resume
 
 SUMMARY = "summary.json"
@@ -129,7 +129,7 @@ def distill(
             on_progress=on_labelling,
         )
         recipe.write(out)
-    splits = load_labelled(out, recipe, student.image_size, workers, on_caching)
+    splits = split_labelled(read_labelled(out, recipe, student.image_size, workers, on_caching), recipe)
     begun = (out / "config.toml").exists()
     result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
     evaluation = evaluate(out, splits.test) if result.signal is None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pullback import nn
 from pullback.core import tree
 from pullback.data import Dataset, Normalise, in_order
 from pullback.errors import DataError, RunError, ShapeError
+from pullback.rules.nn import softmax
 from pullback.train.build import averaged, build_model, build_optimizer, load_again, normalise
 from pullback.train.checkpoint import Arrays
 from pullback.train.run import Run
@@ -22,6 +23,9 @@ from pullback.train.signals import Stop
 
 BATCH = 200  # images; no setting, because any number gives the same result to rounding
 TOP = 5
+CONFUSABLE = 100
+"""Classes in the largest table of confusion."""
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,49 @@ class Evaluation:
     """The accuracy on the images of each class; classes without images are left out."""
     seconds: float
     """Wall-clock time, seconds."""
+    top5_accuracy: float = 0.0
+    """Part of the images whose class is among the five most probable ones."""
+    calibration_error: float = 0.0
+    """The mean distance between the probability of the answer and how often such answers are right, over ten bins of
+    that probability (Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
+    AAAI 2015)."""
+    reliability: tuple[tuple[float, float, int], ...] = ()
+    """Of each bin: the mean probability of the answers, the part of them that is right, and how many there are."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Images by class (rows) and answer (columns); empty where there are more than 100 classes."""
+
+    @classmethod
+    def of(
+        cls, probabilities: NDArray[Any], targets: NDArray[Any], classes: Sequence[str], seconds: float = 0.0
+    ) -> Evaluation:
+        """Of answers (N, K) to images whose targets are numbers of classes (N,), or probabilities (N, K)."""
+        count, labels = len(probabilities), class_numbers(targets)
+        logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+        if targets.ndim == 2:
+            loss = -float(np.einsum("nk,nk->", targets, logs, dtype=np.float64)) / count
+        else:
+            loss = -float(np.mean(logs[np.arange(count), labels], dtype=np.float64))
+        answers = np.argmax(probabilities, axis=1)
+        right = answers == labels
+        own = probabilities[np.arange(count), labels]
+        before = np.count_nonzero(probabilities > own[:, None], axis=1)
+        of_class, right_of_class = Counter(labels.tolist()), Counter(labels[right].tolist())
+        bins = _reliability(probabilities[np.arange(count), answers], right)
+        confusion: tuple[tuple[int, ...], ...] = ()
+        if len(classes) <= CONFUSABLE:
+            pairs = np.bincount(labels * len(classes) + answers, minlength=len(classes) ** 2)
+            confusion = tuple(map(tuple, pairs.reshape(len(classes), -1).tolist()))
+        return cls(
+            loss=loss,
+            accuracy=float(right.mean()),
+            images=count,
+            class_accuracy={classes[k]: right_of_class[k] / n for k, n in sorted(of_class.items())},
+            seconds=seconds,
+            top5_accuracy=float(np.mean(before < TOP)),
+            calibration_error=sum(n * abs(p - a) for p, a, n in bins) / count,
+            reliability=bins,
+            confusion=confusion,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,43 +129,50 @@ def predict(run: str | Path, images: NDArray[np.uint8], checkpoint: str = "last"
     if images.shape[1:] != facts.image_shape or images.dtype != np.uint8:
         expected = ", ".join(map(str, facts.image_shape))
         raise DataError(f"expected images uint8 (N, {expected}), as in training, got {images.dtype} {images.shape}.")
-    model = trained_model(opened, checkpoint).eval()
-    unlabelled = Dataset(images, np.zeros(len(images), np.int64), facts.classes, "images")
+    model = trained_model(opened, checkpoint)
     predictions = []
-    for batch in in_order(unlabelled, BATCH, normalise(facts)):
-        logits = np.asarray(model(batch.images), np.float64)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        for row in exponentials / exponentials.sum(axis=1, keepdims=True):
-            top = {facts.classes[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[:TOP]}
-            label, probability = next(iter(top.items()))
-            predictions.append(Prediction(label, probability, top))
+    unlabelled = Dataset(images, np.zeros(len(images), np.int64), facts.classes, "images")
+    for row in answers(model, unlabelled, normalise(facts)):
+        top = {facts.classes[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[:TOP]}
+        label, probability = next(iter(top.items()))
+        predictions.append(Prediction(label, probability, top))
     return predictions
 
 
 def evaluate_dataset(model: Any, dataset: Dataset, normalise: Normalise, stop: Stop | None = None) -> Evaluation | None:
     """Evaluate `model` on `dataset`, and leave it in training mode; None where `stop` came to be set."""
     began = time.perf_counter()
-    loss = 0.0
-    right: list[NDArray[np.bool_]] = []
+    found = answers(model, dataset, normalise, stop)
+    if stop:
+        return None
+    return Evaluation.of(found, dataset.labels, dataset.classes, time.perf_counter() - began)
+
+
+def answers(model: Any, dataset: Dataset, normalise: Normalise, stop: Stop | None = None) -> NDArray[np.float32]:
+    """The probabilities (N, K) that `model` gives to the images, or to those until `stop` came to be set.
+
+    The model is left in training mode.
+    """
+    found = np.empty((len(dataset), len(dataset.classes)), np.float32)
+    done = 0
     model.eval()
     for batch in in_order(dataset, BATCH, normalise):
         if stop:
             break
-        logits = model(batch.images)
-        loss += float(nn.softmax_cross_entropy(logits, batch.targets)) * len(logits)
-        right.append(hits(logits, batch.targets))
+        logits = np.asarray(model(batch.images))
+        found[done : done + len(logits)] = softmax(logits)
+        done += len(logits)
     model.train()
-    if stop:
-        return None
-    correct = np.concatenate(right)
-    labels = class_numbers(dataset.labels)
-    of_class, right_of_class = Counter(labels.tolist()), Counter(labels[correct].tolist())
-    return Evaluation(
-        loss=loss / len(dataset),
-        accuracy=float(correct.mean()),
-        images=len(dataset),
-        class_accuracy={dataset.classes[k]: right_of_class[k] / n for k, n in sorted(of_class.items())},
-        seconds=time.perf_counter() - began,
+    return found[:done]
+
+
+def _reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> tuple[tuple[float, float, int], ...]:
+    """The bins of `Evaluation.reliability` that hold images."""
+    number = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    return tuple(
+        (float(confidence[chosen].mean(dtype=np.float64)), float(right[chosen].mean()), int(chosen.sum()))
+        for k in range(_BINS)
+        if (chosen := number == k).any()
     )
 
 

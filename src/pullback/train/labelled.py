@@ -16,7 +16,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from pullback.data import Dataset, Splits, cache_images, open_source
+from pullback.data import Dataset, Pixels, Splits, cache_images, open_source
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.files import replace
 from pullback.teach import ClassName, LabelTable
@@ -83,18 +83,39 @@ def labels_folder(run: Path) -> Path:
     return run / "labels"
 
 
-def load_labelled(
+@dataclass(frozen=True)
+class Labelled:
+    """The images of a distillation that could be read, each with its row in the table of labels."""
+
+    table: LabelTable
+    rows: NDArray[np.int64]
+    """(N,), the row of each image in the table."""
+    paths: list[str]
+    """The path of each image in its folder."""
+    pixels: Pixels
+    """(N, H, W, C)."""
+    held_out: NDArray[np.bool_]
+    """(N,), whether an image is kept out of training."""
+    skipped: tuple[tuple[Path, str], ...]
+    """Images that could not be read, with the reason."""
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """The teacher's answers, (N, K)."""
+        return self.table.probabilities()[self.rows]
+
+
+def read_labelled(
     run: Path,
     recipe: Recipe,
     image_size: int | None,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Splits:
-    """The labelled images of a run, resized to squares of `image_size` pixels; the held-out ones are the test part.
+) -> Labelled:
+    """The labelled images of a run, resized to squares of `image_size` pixels.
 
     Their pixels are kept in the run's `pixels/`, and read from there. An image that is gone, has changed since it was
     labelled, or can no longer be read, is left out and listed in `skipped`. Raises DataError where images are of
-    several sizes and `image_size` is None, or where one of the parts is empty.
+    several sizes and `image_size` is None, or where no image can be read.
     """
     table = LabelTable(labels_folder(run))
     chosen = table.selected()
@@ -109,22 +130,35 @@ def load_labelled(
         workers=workers,
         on_progress=on_progress,
     )
+    if cached.pixels is None:
+        raise DataError(f"{recipe.folder}: none of its {len(chosen)} labelled images can be read")
     rows = chosen[cached.kept]
-    targets = recipe.targets_of(table)[rows]
-    held_out = table.held_out(recipe.held_out)[rows]
-    names = class_names(table.kind.classes)
+    return Labelled(
+        table,
+        rows,
+        [paths[k] for k in cached.kept],
+        cached.pixels,
+        table.held_out(recipe.held_out)[rows],
+        tuple((Path(recipe.folder, path), reason) for path, reason in cached.skipped.items()),
+    )
+
+
+def split_labelled(labelled: Labelled, recipe: Recipe) -> Splits:
+    """What a network is trained on, and the held-out images as the test part. Raises DataError where one is empty."""
+    targets = recipe.targets_of(labelled.table)[labelled.rows]
+    names = class_names(labelled.table.kind.classes)
 
     def part(which: NDArray[np.bool_], what: str) -> Dataset:
-        if cached.pixels is None or not which.any():
+        places = np.flatnonzero(which)
+        if not len(places):
             raise DataError(
-                f"{recipe.folder}: none of its {len(chosen)} labelled images is {what}, at a held-out part of "
+                f"{recipe.folder}: none of its {len(which)} labelled images is {what}, at a held-out part of "
                 f"{recipe.held_out:g}: change --held-out, or use more images"
             )
-        places = np.flatnonzero(which)
-        return Dataset(cached.pixels.take(places), targets[places], names, Path(recipe.folder).name)
+        return Dataset(labelled.pixels.take(places), targets[places], names, Path(recipe.folder).name)
 
-    skipped = tuple((Path(recipe.folder, path), reason) for path, reason in cached.skipped.items())
-    return Splits(part(~held_out, "for training"), part(held_out, "held out"), skipped)
+    train, test = part(~labelled.held_out, "for training"), part(labelled.held_out, "held out")
+    return Splits(train, test, labelled.skipped)
 
 
 def class_names(classes: Sequence[ClassName]) -> tuple[str, ...]:
