@@ -77,6 +77,7 @@ def _weigh(found: list[Finding]) -> _Judged:
         weights[finding.cause] = max(weights.get(finding.cause, 0.0), finding.weight)
     best = max(found, key=lambda finding: finding.weight)
     exactness = 0.99 if best.error < 1e-7 else 0.9
+    exactness *= min(1.0, 4 * best.weight)  # small where it failed at the points near by
     share = weights[best.cause] / sum(weights.values())
     rivals = [cause for cause in weights if cause != best.cause]
     return _Judged(best, round(exactness * share, 2), tuple(rivals))

@@ -263,15 +263,17 @@ def flat_outputs(f: Callable[..., Any], args: Sequence[Any]) -> Plain:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def samples_at(point: Point, claims: Claimed, rng: np.random.Generator, count: int) -> Iterator[Sample | Failure]:
-    """Samples for random cotangents, with what the backward makes of each; a failure where it raised."""
-    structure = (
-        tree.flatten(point.forward(*point.args))[1] if point.observed is None else point.observed.output_structure
-    )
-    for _ in range(count):
-        cotangents = [np.asarray(rng.normal(size=y.shape))[()] for y in point.outputs]
-        found = claims.gradients(structure.unflatten(cotangents), point.args)
-        yield found if isinstance(found, Failure) else Sample(point, cotangents, found)
+def samples_at(
+    point: Point, claims: Claimed, rng: np.random.Generator, count: int, cotangents: list[Any] | None = None
+) -> Iterator[Sample | Failure]:
+    """Samples for random cotangents, or for those given, with what the backward makes of each; a failure where it
+    raised."""
+    observed = point.observed
+    structure = tree.flatten(point.forward(*point.args))[1] if observed is None else observed.output_structure
+    for _ in range(count if cotangents is None else 1):
+        drawn = [np.asarray(rng.normal(size=y.shape))[()] for y in point.outputs] if cotangents is None else cotangents
+        found = claims.gradients(structure.unflatten(drawn), point.args)
+        yield found if isinstance(found, Failure) else Sample(point, drawn, found)
 
 
 def _agree(a: Plain, b: Plain) -> bool:

@@ -37,20 +37,24 @@ class Judgement(NamedTuple):
 
 
 def judgement(
-    claims: Claimed, args: tuple[Any, ...], outputs: list[Plain], rng: np.random.Generator, formulas: bool = True
+    claims: Claimed,
+    args: tuple[Any, ...],
+    outputs: list[Plain],
+    rng: np.random.Generator,
+    cotangents: list[Any] | None = None,
 ) -> Judgement:
-    """The verdicts on a backward. Where f can be traced, the truth is the tape's, which differences are asked about;
-    elsewhere the truth is the differences."""
+    """The verdicts on a backward, for random cotangents or those given. Where f can be traced, the truth is the tape's,
+    which differences are asked about; elsewhere the truth is the differences."""
     observed, problem = _observed(claims, args)
     point = Point(claims.forward, args, observed, outputs)
-    samples = list(samples_at(point, claims, rng, COTANGENTS))
+    samples = list(samples_at(point, claims, rng, COTANGENTS, cotangents))
     failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
     if failure is not None:
         return Judgement(_failed(point, failure), (), (), [])
     whole = [sample for sample in samples if isinstance(sample, Sample)]
     if observed is None:
         return _by_differences(point, whole, rng, problem)
-    nearby = list(_nearby(claims, args, rng))
+    nearby = list(_nearby(claims, args, rng, cotangents))
     verdicts, notes = {}, []
     for name in whole[0].claims:
         case = Case(name, whole, nearby)
@@ -61,7 +65,7 @@ def judgement(
         if not np.any(case.truth):
             notes.append(f"the gradient of {name} is zero at these values, so little of it is tested: choose others")
         verdicts[name] = verdict
-    if formulas and not all(verdicts.values()):
+    if not all(verdicts.values()):
         verdicts = _with_formulas(verdicts, claims, args, observed)
     comparison = first_order(Whole(claims.forward, args, rng))
     rules: Sequence[RuleResult] = ()
@@ -79,7 +83,9 @@ def _observed(claims: Claimed, args: tuple[Any, ...]) -> tuple[Observed | None, 
         return None, str(problem)
 
 
-def _nearby(claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator) -> Iterator[Sample]:
+def _nearby(
+    claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator, cotangents: list[Any] | None
+) -> Iterator[Sample]:
     """Samples at points near by, where f and its backward can be run there: what is true holds at these too."""
     named, structure = leaves_by_name(claims.forward, args)
     for _ in range(NEARBY):
@@ -89,7 +95,8 @@ def _nearby(claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator) ->
             observed, _problem = _observed(claims, there)
             if observed is None or not all(np.isfinite(y).all() for y in observed.outputs):
                 continue
-            for sample in samples_at(Point(claims.forward, there, observed, observed.outputs), claims, rng, 1):
+            point = Point(claims.forward, there, observed, observed.outputs)
+            for sample in samples_at(point, claims, rng, 1, cotangents):
                 if isinstance(sample, Sample):
                     yield sample
 

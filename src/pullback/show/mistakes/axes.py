@@ -115,9 +115,9 @@ def wrong_reduction(case: Case) -> Iterator[Finding]:
             error = case.explained(predict)
             if error is not None:
                 right = _summed_axes(truth.shape, np.shape(application.result))
+                belongs = f"where axis {_spell(right)} is right" if right else "where no sum belongs"
                 text = (
-                    f"A reduction over the wrong axis at {step.describe()}: summed over axis {_spell(axes)}, where "
-                    f"axis {_spell(right)} is right."
+                    f"A reduction over the wrong axis at {step.describe()}: summed over axis {_spell(axes)}, {belongs}."
                 )
                 yield Finding("wrong_axis", text, error, 1.0)
                 return
