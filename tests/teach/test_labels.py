@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +194,58 @@ def test_killed_and_continued(colours: Any, teacher: Counting, tmp_path: Path) -
     np.testing.assert_allclose(LabelTable(out).probabilities(), answers, rtol=1e-4)
 
 
+STORM = """
+import sys
+from pullback.teach import Teacher, TeacherSpec, label_folder
+folder, model, out = sys.argv[1:]
+teacher = Teacher(model, TeacherSpec(mean=(100, 110, 120), std=(50, 60, 70)))
+print("ready", flush=True)
+label_folder(folder, teacher, out, batch_size=4, shard_rows=16, on_progress=lambda done, total: print(done, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_instant(colours: Any, tmp_path: Path) -> None:
+    """SIGKILL twenty times while labels are made, written and merged: none is lost, doubled or wrong at the end."""
+    folder, out = colours.images(3000), tmp_path / "out"
+    rng = np.random.default_rng(0)
+    kills, labelled = 0, 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STORM, folder, colours.model(), out], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        if kills < 20:
+            seen = process.stdout.readline()
+            # A different way into the work each time: after so many lines of progress, and a moment more.
+            for _ in range(int(rng.integers(0, 30))):
+                seen = process.stdout.readline() or seen
+            time.sleep(float(rng.uniform(0, 0.01)))
+            process.kill()
+        process.stdout.read()
+        process.stdout.close()
+        code = process.wait()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+        written = [path for shard in shard_paths(out) for path in read_paths(shard)] if out.exists() else []
+        assert len(written) == len(set(written)) >= labelled  # what was once written stays, and only once
+        labelled = len(written)
+    assert kills == 20
+    table = LabelTable(out)
+    paths = [path for shard in shard_paths(out) for path in read_paths(shard)]
+    assert (
+        sorted(paths) == sorted(table.paths) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
+    )
+    hashes = dict(columns(table, "path", "sha256"))
+    assert all(hashlib.sha256((folder / path).read_bytes()).hexdigest() == hashes[path] for path in paths)
+    answers = colours.probabilities(colours.pixels(folder, table.paths))
+    np.testing.assert_allclose(table.probabilities(), answers, rtol=1e-4)
+    assert len(shard_paths(out)) < 40  # 3,000 rows in shards of 16 have been merged
+
+
 def test_unreadable_images_are_set_aside(colours: Any, teacher: Counting, tmp_path: Path) -> None:
     folder = colours.images()
     good = folder / "a" / "image 000.png"
@@ -209,6 +263,113 @@ def test_unreadable_images_are_set_aside(colours: Any, teacher: Counting, tmp_pa
     shutil.copy(good, folder / "text.png")  # mended
     again = label_folder(folder, teacher, tmp_path / "out")
     assert (again.labelled, again.recognised, set(again.skipped)) == (0, 1, {"cut.png", "empty.jpg", "lost.png"})
+
+
+def test_every_sort_of_image(colours: Any, teacher: Counting, tmp_path: Path) -> None:
+    """Modes and names of all sorts get the label of what they show; each broken one is told of; none ends the job."""
+    folder = tmp_path / "sorts"
+    (folder / "sp ace\nünï").mkdir(parents=True)
+    (folder / "loop").symlink_to(folder)
+    blue = Image.new("RGB", (30, 20), (20, 40, 220))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    blue.save(folder / "sp ace\nünï" / "turned.jpg", exif=exif)
+    blue.convert("CMYK").save(folder / "cmyk.jpg")
+    blue.convert("P").save(folder / "palette.png")
+    blue.convert("RGBA").save(folder / "alpha.webp", lossless=True)
+    blue.save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", (30, 20), "red")])
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(folder / "deep.png")
+    Image.new("1", (9, 9)).save(folder / "bits.bmp")
+    (folder / "zero.png").touch()
+    whole = (folder / "palette.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[:-30])
+    header = bytearray(whole)
+    header[16:24] = (60000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    (folder / "bomb.png").write_bytes(header)
+    result = label_folder(folder, teacher, tmp_path / "out")
+    classes = dict(columns(result.labels, "path", "class"))
+    blues = {"sp ace\nünï/turned.jpg", "cmyk.jpg", "palette.png", "alpha.webp", "moving.gif"}
+    assert set(classes) == blues | {"deep.png", "bits.bmp"}
+    assert {classes[path] for path in blues} == {"blue"}
+    assert set(result.skipped) == {"zero.png", "cut.png", "bomb.png"}
+    assert "empty" in result.skipped["zero.png"]
+    assert "truncated" in result.skipped["cut.png"]
+    assert "more than 64 Mpixel" in result.skipped["bomb.png"]
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar", "npz"])
+def test_straight_from_an_archive(colours: Any, teacher: Counting, tmp_path: Path, pack: str) -> None:
+    """The same labels as from the folder, without unpacking; an archive that was rewritten is only read again."""
+    folder = colours.images()
+    unpacked = label_folder(folder, teacher, tmp_path / "unpacked").labels
+    archive = tmp_path / f"images.{pack}"
+    if pack == "npz":
+        np.savez(archive, data=colours.pixels(folder, unpacked.paths))
+    else:
+        shutil.make_archive(str(archive.with_suffix("")), pack, folder)
+    result = label_folder(archive, teacher, tmp_path / "packed")
+    np.testing.assert_array_equal(result.labels.probabilities(), unpacked.probabilities())
+    os.utime(archive, (0, 0))
+    again = label_folder(archive, teacher, tmp_path / "packed")
+    assert (again.labelled, again.recognised, len(again.labels), teacher.shown) == (0, 30, 30, 60)
+    assert label_folder(archive, teacher, tmp_path / "packed").recognised == 0
+
+
+def test_mirror_images(colours: Any, tmp_path: Path) -> None:
+    """The mean of the answers to an image and to its mirror image; a table with them is of another kind."""
+
+    class Left(Teacher):
+        """Sees the left half alone."""
+
+        def probabilities(self, images: Any, classes: Any = None) -> Any:
+            seen = images.copy()
+            seen[:, :, images.shape[2] // 2 :] = 110
+            return super().probabilities(seen, classes)
+
+    folder, teacher = colours.images(6), Left(colours.model(), colours.SPEC)
+    table = label_folder(folder, teacher, tmp_path / "flip", tta="flip", batch_size=4).labels
+    pixels = colours.pixels(folder, table.paths)
+    expected = (teacher.probabilities(pixels) + teacher.probabilities(pixels[:, :, ::-1])) / 2
+    np.testing.assert_allclose(table.probabilities(), expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match="tta flip instead of none"):
+        label_folder(folder, teacher, tmp_path / "flip")
+    with pytest.raises(ConfigError, match="expected none or flip"):
+        label_folder(folder, teacher, tmp_path / "x", tta="crop")
+
+
+def test_moved_and_changed_back(colours: Any, teacher: Counting, tmp_path: Path) -> None:
+    """A content keeps its label wherever it goes, and when it comes back."""
+    folder = colours.images()
+    before = dict(columns(label_folder(folder, teacher, tmp_path / "out").labels, "sha256", "confidence"))
+    (folder / "a").rename(folder / "elsewhere")
+    moved = label_folder(folder, teacher, tmp_path / "out")
+    assert (moved.labelled, moved.recognised, moved.removed, len(moved.labels)) == (0, 15, 15, 30)
+    shutil.rmtree(folder / "elsewhere")
+    assert label_folder(folder, teacher, tmp_path / "out").removed == 15
+    colours.images()
+    back = label_folder(folder, teacher, tmp_path / "out")
+    assert (back.labelled, back.recognised, teacher.shown) == (0, 30, 30)
+    assert dict(columns(back.labels, "sha256", "confidence")) == before
+
+
+def test_an_image_that_breaks_loses_its_label(colours: Any, teacher: Counting, tmp_path: Path) -> None:
+    folder = colours.images(4)
+    label_folder(folder, teacher, tmp_path / "out")
+    (folder / "a" / "image 002.png").write_text("broken since")
+    result = label_folder(folder, teacher, tmp_path / "out")
+    assert len(LabelTable(tmp_path / "out")) == 3
+    assert list(result.skipped) == ["a/image 002.png"]
+
+
+def test_two_runs_at_once(colours: Any, teacher: Counting, tmp_path: Path) -> None:
+    folder = colours.images(4)
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(RunError, match="is being labelled by another process"):
+            label_folder(folder, teacher, tmp_path / "out")
+
+    label_folder(folder, teacher, tmp_path / "out", on_progress=second)
 
 
 def test_a_name_that_is_not_unicode(colours: Any, teacher: Counting, tmp_path: Path) -> None:
