@@ -26,6 +26,7 @@ COMMANDS = {
     "teachers": "the pretrained networks that can be used by name",
     "check": "backwards written by hand in Python files: right, or what is wrong with them",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
+    "bench": "measure pullback beside PyTorch, JAX, autograd and NumPy on this machine",
 }
 """Each command is the class `Command` of the module of its name in `pullback.cli`, with `_` for `-`."""
 

@@ -1,0 +1,44 @@
+"""What a measurement was made on: the processor, the system, and the versions of what was compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+LIBRARIES = ("numpy", "numba", "torch", "jax", "autograd")
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, CPUs that this process may use, memory, system."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"processor": _processor(), "cpus": cpus, "memory_mib": _memory(), "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of pullback, and of the libraries that are there."""
+    import pullback as pb
+
+    found = {"python": platform.python_version(), "pullback": pb.__version__}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                flags = Path("/proc/cpuinfo").read_text()
+                wide = "AMX" if "amx_bf16" in flags else "AVX-512" if "avx512f" in flags else "AVX2"
+                return f"{line.split(':', 1)[1].strip()} ({wide})"
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return 0
