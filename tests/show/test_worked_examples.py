@@ -112,6 +112,6 @@ def test_the_closed_forms_read_like_the_textbooks() -> None:
     assert str(batch_norm.closed_form["x"]) == "γ ⊙ (m ∂e/∂y − x̂ ⊙ (Σᵢ (x̂ ⊙ ∂e/∂y)) − Σᵢ ∂e/∂y) / (m a₅)"
     recurrent = derived("recurrent")
     assert str(recurrent.closed_form["Wh"]) == "Σ_t=1..4 ((1 − hₜ²) ⊙ ∂e/∂hₜ) hₜ₋₁ᵀ"
-    assert str(recurrent.closed_form["h"]) == "(∏_t=1..4 Whᵀ diag(1 − hₜ²)) ∂e/∂h₄"
+    assert str(recurrent.closed_form["h"]) == "(∏_t=1..4 Wₕᵀ diag(1 − hₜ²)) ∂e/∂h₄"
     assert str(derived("logistic").closed_form["w"]) == "w − λ (1 − a₄) x"
     assert str(derived("two_paths").closed_form["x2"]) == "cos(x₂) + x₁"

@@ -24,6 +24,7 @@ COMMANDS = {
     "resize-preview": "which way of resizing images suits a pretrained network",
     "labels": "what a table of labels holds; a page with pictures; exports",
     "teachers": "the pretrained networks that can be used by name",
+    "derive": "the gradient of a function, derived in mathematics and checked line by line",
     "check": "backwards written by hand in Python files: right, or what is wrong with them",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
     "bench": "measure pullback beside PyTorch, JAX, autograd and NumPy on this machine",

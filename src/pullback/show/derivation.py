@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
+from pullback.show import render_markup
 from pullback.show.closing import Closing
 from pullback.show.expression import symbol
 from pullback.show.folding import fold
 from pullback.show.layout import Style
 from pullback.show.lines import Entry, Formula, Line
+from pullback.show.notation import LEGENDS
+from pullback.show.render_text import TITLES, render
 from pullback.show.running import Run, plain_run, run
 from pullback.show.simplify import simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
@@ -137,10 +140,60 @@ class Derivation:
         """Whether every line agrees with the program."""
         return all(line.ok for line in self.lines)
 
-    def __str__(self) -> str:
-        from pullback.show.render_text import render
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self._walk.label
 
-        return render(self)
+    def parts(self) -> list[tuple[str, list[Line]]]:
+        """The parts that have lines, each with its title."""
+        parts = {"forward": self.forward, "backward": self.backward, "closed": self.closed}
+        return [(TITLES[part], lines) for part, lines in parts.items() if lines]
+
+    def legend(self) -> list[str]:
+        """What the notation means, where it is not usual."""
+        used = {step.primitive.name for step in self._walk.run.steps}
+        return [text for name, text in LEGENDS.items() if name in used]
+
+    def __str__(self) -> str:
+        return render(self, colour=False)
+
+    def text(self, colour: bool = True) -> str:
+        """The derivation for a terminal, with colours."""
+        return render(self, colour=colour)
+
+    def markdown(self) -> str:
+        """The derivation as Markdown with LaTeX."""
+        return render_markup.markdown(self)
+
+    def latex(self) -> str:
+        """The derivation as a LaTeX document."""
+        return render_markup.latex(self)
+
+    def html(self) -> str:
+        """The derivation as an HTML page with MathML, that needs no network."""
+        return render_markup.page(self)
+
+    def _repr_html_(self) -> str:
+        return render_markup.fragment(self)
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        lines = [
+            {
+                "part": line.part,
+                "variable": line.variable,
+                "text": line.text,
+                "latex": line.latex,
+                "span": line.span,
+                "reason": line.reason,
+                "error": line.error if np.isfinite(line.error) else None,
+                "ok": line.ok,
+            }
+            for line in self.lines
+        ]
+        closed = {name: {"text": str(form), "latex": form.latex()} for name, form in self.closed_form.items()}
+        return {"name": self.name, "ok": self.ok, "lines": lines, "closed_form": closed}
 
 
 def derive(

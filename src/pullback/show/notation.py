@@ -53,8 +53,8 @@ NOTATIONS: dict[str, Notation] = {
     "expm1": Notation("(exp({0}) − 1)", r"(e^{{{0}}} - 1)"),
     **{name: _call(name, "\\" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": _call(f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
-    "absolute": Notation("|{0}|", r"|{0}|"),
-    "fabs": Notation("|{0}|", r"|{0}|"),
+    "absolute": Notation("|{0}|", r"\lvert {0} \rvert"),
+    "fabs": Notation("|{0}|", r"\lvert {0} \rvert"),
     "sign": _call("sign"),
     "cbrt": Notation("∛({0})", r"\sqrt[3]{{{0}}}"),
     "floor": Notation("⌊{0}⌋", r"\lfloor {0} \rfloor"),
@@ -96,6 +96,14 @@ NOTATIONS: dict[str, Notation] = {
     ),
 }
 """By name of the primitive. A primitive without an entry is written as a function of its name."""
+
+
+LEGENDS = {
+    "conv2d": "x[+r,+c] is the image x shifted by (r, c), so that each pixel meets the entry w[r,c] of the kernel; "
+    "y[−r,−c] is put back at its shift; what falls outside the image is left out.",
+    "max_pool2d": "g → s puts each element of g back at the place s that it was selected from.",
+}
+"""What a notation means, where it is not usual, by name of the primitive."""
 
 
 def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool, value: Callable[[Any], str]) -> Piece:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -9,35 +11,63 @@ if TYPE_CHECKING:
     from pullback.show.derivation import Derivation
     from pullback.show.lines import Line
 
-_TITLES = {"forward": "Forward", "backward": "Backward", "closed": "Closed form"}
+TITLES = {
+    "forward": "Forward",
+    "jacobian": "Local derivatives",
+    "tangent": "Forward mode",
+    "backward": "Backward",
+    "closed": "Closed form",
+}
+_GREEN, _RED, _BOLD, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
-def render(derivation: Derivation) -> str:
+def render(derivation: Derivation, colour: bool = False, columns: int | None = None) -> str:
     """The derivation as text: each part a table of equations, reasons or shapes, and errors."""
-    parts = []
-    for part, lines in (
-        ("forward", derivation.forward),
-        ("backward", derivation.backward),
-        ("closed", derivation.closed),
-    ):
-        if lines:
-            parts.append("\n".join([_TITLES[part], *_table(lines)]))
-    verdict = "every line agrees" if derivation.ok else "NOT every line agrees"
-    parts.append(f"{verdict} with the program and with differences; largest relative error {derivation.max_error:.1e}")
-    return "\n\n".join(parts)
+    width_of_page = columns or max(100, shutil.get_terminal_size((120, 24)).columns)
+    blocks = []
+    for title, lines in derivation.parts():
+        rows = [row for line in lines for row in _rows(line, width_of_page, colour)]
+        blocks.append("\n".join([_painted(title, _BOLD, colour), *rows]))
+    blocks += ["\n".join(f"  {line}" for line in derivation.legend())] if derivation.legend() else []
+    blocks.append(verdict(derivation))
+    return "\n\n".join(blocks)
 
 
-def _table(lines: list[Line]) -> list[str]:
-    sides = [(_equation(line), line.reason or shape_text(line.shape), f"{line.error:.0e}", line.ok) for line in lines]
-    first = min(max(width(row[0]) for row in sides), 72)
-    second = min(max(width(row[1]) for row in sides), 60)
+def verdict(derivation: Derivation) -> str:
+    """Whether the lines agree, in a sentence."""
+    wrong = [line for line in derivation.lines if not line.ok]
+    if not wrong:
+        return (
+            "Every line agrees with the program and with differences; "
+            f"largest relative error {derivation.max_error:.1e}."
+        )
+    first = ", ".join(line.text.split(" = ")[0] for line in wrong[:3])
+    return f"{len(wrong)} lines do NOT agree with the program and with differences, first {first}."
+
+
+def _rows(line: Line, columns: int, colour: bool) -> list[str]:
+    """A line as an equation with its check at the right edge, and what there is to say about it."""
+    said = line.reason or shape_text(line.shape)
+    note = "   ".join(part for part in (line.span and f"({line.span})", said) if part)
+    check = _painted(f"{'✓' if line.ok else '✗'} {line.error:.0e}", _GREEN if line.ok else _RED, colour)
+    edge = columns - 9
+    middle = min(56, edge // 2)
+    if width(line.text) <= middle - 4 and width(note) <= edge - middle - 2:
+        row = pad(pad("  " + line.text, middle) + _painted(note, _DIM, colour), edge + _hidden(colour))
+        return [row + check]
+    wrapped = textwrap.wrap(line.text, edge - 6, subsequent_indent="      ", break_long_words=False)
     return [
-        f"  {pad(text, first)}   {pad(said, second)}   {'✓' if ok else '✗'} {error}" for text, said, error, ok in sides
+        *[f"  {part}" for part in wrapped],
+        pad(" " * middle + _painted(note, _DIM, colour), edge + _hidden(colour)) + check,
     ]
 
 
-def _equation(line: Line) -> str:
-    return f"{line.text}   ({line.span})" if line.span else line.text
+def _hidden(colour: bool) -> int:
+    return len(_DIM) + len(_PLAIN) if colour else 0
+
+
+def _painted(text: str, paint: str, colour: bool) -> str:
+    return f"{paint}{text}{_PLAIN}" if colour else text
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -52,4 +82,4 @@ def width(text: str) -> int:
 
 def pad(text: str, columns: int) -> str:
     """The text filled up with blanks."""
-    return text + " " * max(0, columns - width(text))
+    return text + " " * max(1, columns - width(text))

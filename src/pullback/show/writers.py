@@ -16,7 +16,7 @@ _GREEK = {
 }  # fmt: skip
 _LATEX_NAMES = {"eps": "varepsilon", "lam": "lambda", "lambda_": "lambda", "lamda": "lambda"}
 _ACCENTS = {"hat": ("\u0302", "hat"), "tilde": ("\u0303", "tilde"), "bar": ("\u0304", "bar"), "dot": ("\u0307", "dot")}
-_SUBSCRIPTS = str.maketrans("0123456789+-−·,ijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₋.,ᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
+_SUBSCRIPTS = str.maketrans("0123456789+-−·,hijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₋.,ₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 _SUPERSCRIPTS = str.maketrans("0123456789-+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺")
 
 
@@ -26,6 +26,7 @@ def name_parts(name: str) -> tuple[str, str, str]:
         re.fullmatch(r"(.+)_([tlijmnpq](?:[−+]\d+)?)", name)
         or re.fullmatch(r"(.+?)_?(\d+)", name)
         or re.fullmatch(r"([A-Za-z])_(\w{1,3})", name)
+        or re.fullmatch(r"([A-Z])([a-z])", name)
     )
     base, mark = (match[1], match[2]) if match and not match[1].endswith("]") else (name, "")
     for accent in _ACCENTS:
@@ -142,7 +143,7 @@ class Latex(Writer):
             written = r"\mathrm{" + base.replace("_", r"\_") + "}"
         if accent:
             written = rf"\{_ACCENTS[accent][1]}{{{written}}}"
-        return written + (f"_{{{mark}}}" if mark else "")
+        return written + (f"_{{{mark.replace('−', '-')}}}" if mark else "")
 
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
         name = self.name(symbol.name)
@@ -161,7 +162,11 @@ class Latex(Writer):
         )
 
     def unit(self, unit: Unit, marks: list[str]) -> Piece:
-        return Piece(rf"\delta_{{{marks[0]}{unit.place}}}" if marks else rf"{operator('onehot')}({unit.place})")
+        return Piece(
+            rf"\delta_{{{marks[0]}{_mark(str(unit.place))}}}"
+            if marks
+            else rf"{operator('onehot')}({_mark(str(unit.place))})"
+        )
 
     def subscripted(self, piece: Piece, marks: list[str]) -> Piece:
         return Piece(rf"{self._closed(piece)}_{{{','.join(map(_mark, marks))}}}")
@@ -192,7 +197,8 @@ class Latex(Writer):
         return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", POWER)
 
     def sum_over(self, letters: list[str], piece: Piece) -> Piece:
-        return Piece(rf"\sum{_limits(','.join(letters))} {piece.within(POWER)}", PRODUCT)
+        loose = ".." in letters[0]
+        return Piece(rf"\sum{_limits(','.join(letters))} {piece.within(PRODUCT if loose else POWER)}", PRODUCT)
 
     def product_over(self, span: str, piece: Piece) -> Piece:
         return Piece(rf"\Bigl(\prod{_limits(span)} {piece.text}\Bigr)", PRODUCT)
@@ -205,4 +211,4 @@ def _limits(letters: str) -> str:
 
 
 def _mark(mark: str) -> str:
-    return r"\cdot" if mark == "·" else mark
+    return r"\cdot" if mark == "·" else mark.replace("−", "-")
