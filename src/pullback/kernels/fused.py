@@ -165,19 +165,27 @@ def stored(store: Mask, result: Any) -> Any:
 
 # -- inside kernels ----------------------------------------------------------------------------------------------------
 @inline
-def load_fused(
-    x: Pointer, at: int, count: int, kind: int, other: Pointer, table: Pointer, row: int, channel: int
-) -> Any:
-    """The vector of x at an element, after its work; the first `count` lanes, zeros after."""
-    value = load_part(x, at, count)
+def loaded_rows(kind: int, table: Pointer, row: int, channel: int) -> Any:
+    """The vectors of a table's rows from a channel on, for the functions below; of two rows where there are three."""
+    zero = broadcast(np.float32(0.0))
+    if kind == 0:
+        return zero, zero, zero, zero, zero
+    first, second, third = load(table, channel), load(table, row + channel), load(table, 2 * row + channel)
     if kind == 1:
-        value = at_least(value * load(table, channel) + load(table, row + channel), load(table, 2 * row + channel))
-    if kind == 2:
-        beside = load_part(other, at, count)
-        sign = beside * load(table, 3 * row + channel) + load(table, 4 * row + channel)
-        linear = beside * load(table, row + channel) + load(table, 2 * row + channel)
-        value = where_positive(sign, value) * load(table, channel) + linear
-    return value
+        return first, second, third, zero, zero
+    return first, second, third, load(table, 3 * row + channel), load(table, 4 * row + channel)
+
+
+@inline
+def through_affine(value: Any, rows: Any) -> Any:
+    """The work AFFINE on a vector."""
+    return at_least(value * rows[0] + rows[1], rows[2])
+
+
+@inline
+def through_gradient(value: Any, beside: Any, rows: Any) -> Any:
+    """The work NORM_GRADIENT on a vector, with the vector of x beside it."""
+    return where_positive(beside * rows[3] + rows[4], value) * rows[0] + (beside * rows[1] + rows[2])
 
 
 @inline

@@ -181,6 +181,21 @@ def _where_positive(typing: Any, sign: Any, value: Any) -> Any:
     return vector(vector, vector), emit
 
 
+def _prefetch(to_write: bool) -> Any:
+    def declare(typing: Any, pointer: Any, index: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            place = builder.bitcast(builder.gep(values[0], [values[1]]), ir.IntType(8).as_pointer())
+            number = ir.IntType(32)
+            wanted = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, number, number, number])
+            near, data = 2, 1  # the second-level cache; not instructions
+            builder.call(wanted, [place, *(ir.Constant(number, each) for each in (int(to_write), near, data))])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp), emit
+
+    return intrinsic(declare)
+
+
 def _from_bits(kind: Any) -> Any:
     """A value of `kind` (pointer or float64) from the 64-bit integer that holds its bits."""
 
@@ -212,6 +227,10 @@ store_part = intrinsic(_store_part)
 """`store_part(pointer, index, value, count)`."""
 broadcast = intrinsic(_broadcast)
 """`broadcast(scalar)`: a vector of equal lanes."""
+prefetch = _prefetch(False)
+"""`prefetch(pointer, index)`: bring the cache line of an element, which will be read soon."""
+prefetch_to_write = _prefetch(True)
+"""`prefetch_to_write(pointer, index)`: the same for an element that will be written."""
 at_least = intrinsic(_at_least)
 """`at_least(value, floor)`: the larger in each lane; NaN stays."""
 where_positive = intrinsic(_where_positive)

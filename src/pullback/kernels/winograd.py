@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from pullback.kernels import fused, runtime
-from pullback.kernels.fused import Affine, Mask, NormGradient, load_fused, store_fused
+from pullback.kernels.fused import (
+    Affine,
+    Mask,
+    NormGradient,
+    loaded_rows,
+    store_fused,
+    through_affine,
+    through_gradient,
+)
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
     PANEL,
@@ -31,6 +39,8 @@ from pullback.kernels.simd import (
     load_part,
     multiply_panel,
     offset,
+    prefetch,
+    prefetch_to_write,
     store,
     store_part,
 )
@@ -47,6 +57,7 @@ from pullback.kernels.winograd_transforms import (
 ERROR_BOUND = 1e-4
 """Largest error relative to the largest result, for random data and up to 1024 channels (typically 0.5-3e-5)."""
 
+_LINE = 16  # floats in a cache line
 _GAP = 16  # floats between frequencies: without them all 36 would fall into the same cache sets
 
 
@@ -159,19 +170,44 @@ def _fill_patch(
     """A vector of channels of size x size pixels after their work, with zeros around the image."""
     before, after = max(0, -left), min(size, width - left)
     zero = broadcast(np.float32(0.0))
+    work = loaded_rows(kind, table, row, channel)
     for i in range(size):
         to, at = i * size * WIDTH, start + i * width * channels
-        if top + i < 0 or top + i >= height:
-            for j in range(size):
-                store(patch, to + j * WIDTH, zero)
+        inside = 0 <= top + i < height
+        first, last = before if inside else size, after if inside else size
+        for j in range(first):
+            store(patch, to + j * WIDTH, zero)
+        if kind == 0:
+            for j in range(first, last):
+                store(patch, to + j * WIDTH, load_part(x, at + j * channels, count))
+        elif kind == 1:
+            for j in range(first, last):
+                store(patch, to + j * WIDTH, through_affine(load_part(x, at + j * channels, count), work))
         else:
-            for j in range(before):
-                store(patch, to + j * WIDTH, zero)
-            for j in range(before, after):
-                value = load_fused(x, at + j * channels, count, kind, other, table, row, channel)
+            for j in range(first, last):
+                beside = load_part(other, at + j * channels, count)
+                value = through_gradient(load_part(x, at + j * channels, count), beside, work)
                 store(patch, to + j * WIDTH, value)
-            for j in range(after, size):
-                store(patch, to + j * WIDTH, zero)
+        for j in range(last, size):
+            store(patch, to + j * WIDTH, zero)
+
+
+@inline
+def _prefetch_tiles(
+    x: Pointer, begin: int, end: int, tiles_y: int, tiles_x: int, height: int, width: int, channels: int, first: int,
+    count: int, to_write: bool,
+) -> None:  # fmt: skip
+    """Bring the channels first..first + count of 4x4 pixels of each tile: products run while memory is waited for."""
+    for tile in range(begin, end):
+        top, left = tile // tiles_x % tiles_y * 4, tile % tiles_x * 4
+        start = ((tile // (tiles_y * tiles_x) * height + top) * width + left) * channels + first
+        for i in range(min(4, height - top)):
+            for j in range(min(4, width - left)):
+                for c in range(0, count, _LINE):
+                    if to_write:
+                        prefetch_to_write(x, start + (i * width + j) * channels + c)
+                    else:
+                        prefetch(x, start + (i * width + j) * channels + c)
 
 
 @inline
@@ -294,7 +330,34 @@ def winograd_forward(
                 u_at = 0
                 _transform_weights(weights, inputs, outputs, adjoint, first_in, first_out, chunk, group, u, 0, taps)
             depth = min(chunk, inputs - first_in)
+            # What the next transforms read is brought while the products run.
+            next_tile, next_in, last = first_tile, first_in + chunk, part + 1 == chunks
+            if last:
+                next_tile, next_in = (unit + 1) % blocks * block, 0
+            next_count = min(block, tiles - next_tile)
             for frequency in range(36):
+                begin, end = portion(next_count, frequency, 36)
+                begin, end = begin + next_tile, end + next_tile
+                next_depth = min(chunk, inputs - next_in)
+                _prefetch_tiles(
+                    x, begin, end, tiles_y, tiles_x, height, width, inputs, next_in, next_depth, False
+                )  # fmt: skip
+                if load_kind == 2:
+                    _prefetch_tiles(
+                        load_other, begin, end, tiles_y, tiles_x, height, width, inputs, next_in, next_depth, False
+                    )  # fmt: skip
+                if last:
+                    begin, end = portion(count, frequency, 36)
+                    begin, end = begin + first_tile, end + first_tile
+                    width_out = min(group, outputs - first_out)
+                    _prefetch_tiles(
+                        y, begin, end, tiles_y, tiles_x, out_height, out_width, outputs, first_out, width_out, True
+                    )  # fmt: skip
+                    if store_kind == 2:
+                        _prefetch_tiles(
+                            store_other, begin, end, tiles_y, tiles_x, out_height, out_width, outputs, first_out,
+                            width_out, False,
+                        )  # fmt: skip
                 for column in range(0, group, PANEL):
                     multiply_panel(
                         count, depth, v, frequency * v_step, chunk, 1,
@@ -355,7 +418,23 @@ def winograd_weight_adjoint(
                     g, 4, first_tile + tile, 0, 0, tiles_y, tiles_x, out_height, out_width,
                     outputs, first_out, columns, g_kind, g_other, g_table, g_row, patch, z, tile * columns, g_step,
                 )  # fmt: skip
+            next_count = min(block, end - first_tile - block)
+            next_in, next_out = min(rows, inputs - first_in), min(columns, outputs - first_out)
             for frequency in range(36):
+                if next_count > 0:
+                    first, last = portion(next_count, frequency, 36)
+                    first, last = first + first_tile + block, last + first_tile + block
+                    _prefetch_tiles(
+                        x, first, last, tiles_y, tiles_x, height, width, inputs, first_in, next_in, False
+                    )  # fmt: skip
+                    _prefetch_tiles(
+                        g, first, last, tiles_y, tiles_x, out_height, out_width, outputs, first_out, next_out, False
+                    )  # fmt: skip
+                    if g_kind == 2:
+                        _prefetch_tiles(
+                            g_other, first, last, tiles_y, tiles_x, out_height, out_width, outputs, first_out,
+                            next_out, False,
+                        )  # fmt: skip
                 for column in range(0, columns, PANEL):
                     multiply_panel(
                         count_in, count, v, frequency * v_step, 1, rows, z, frequency * g_step + column, columns,
