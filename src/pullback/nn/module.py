@@ -198,7 +198,7 @@ class Module:
         modes = {id(module): module.training for _, module in self.modules()}
         self.eval()
         try:
-            with _watching(note):
+            with watching(note):
                 self(np.zeros((1, *shape), dtype))
         finally:
             for _, module in self.modules():
@@ -349,7 +349,7 @@ _watcher: ContextVar[Callable[[Module, Any], None] | None] = ContextVar("watcher
 
 
 @contextmanager
-def _watching(watch: Callable[[Module, Any], None]) -> Iterator[None]:
+def watching(watch: Callable[[Module, Any], None]) -> Iterator[None]:
     """Inside, `watch(module, outputs)` is called after every call of a module."""
     token = _watcher.set(watch)
     try:
