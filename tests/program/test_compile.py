@@ -95,25 +95,6 @@ def test_the_gradient_of_a_random_program_equals_the_gradient(f):
                 assert_same(compiled(a, b), expected, rtol=1e-8)
 
 
-def test_large_elementwise_steps_are_fused():
-    scale = np.random.default_rng(1).normal(size=(70, 80))
-
-    def f(x, y, rate):
-        z = np.tanh(x) * np.exp(y) + x * x * scale
-        return z, z.T @ (z * rate - np.abs(y) / 3.0), np.maximum(x, y) + rate
-
-    for dtype in (np.float64, np.float32):
-        compiled = pb.compile(f)
-        scale = scale.astype(dtype)
-        for seed in (0, 1):
-            x, y = np.random.default_rng(seed).normal(size=(2, 70, 80)).astype(dtype)
-            arguments = x, np.asfortranarray(y), dtype(0.1)
-            with np.errstate(all="ignore"):
-                assert_same(compiled(*arguments), f(*arguments))
-        times = compiled.explain(*arguments, profile=True).times
-        assert any("as one native call" in text for text in times.values())
-
-
 # -- training --------------------------------------------------------------------------------------------------------
 def network(seed, *extra):
     return nn.Sequential(nn.Linear(6, 8, rng=seed), *extra, nn.Tanh(), nn.Linear(8, 3, rng=seed + 1))

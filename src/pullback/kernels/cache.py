@@ -78,7 +78,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         except OSError:  # no such folder: saving will tell
             found = None
         except Exception as error:  # any damage shows as any error of pickle, LLVM or the file system
-            _warn_once(f"a file in the kernel cache {self.cache_path} cannot be read ({type(error).__name__})")
+            warn_once(f"a file in the kernel cache {self.cache_path} cannot be read ({type(error).__name__})")
             self._forget()
             found = None
         if found is None:
@@ -93,7 +93,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         try:
             super().save_overload(signature, compiled)
         except OSError as error:
-            _warn_once(f"the kernel cache {self.cache_path} cannot be written ({error.strerror})")
+            warn_once(f"the kernel cache {self.cache_path} cannot be written ({error.strerror})")
 
 
 _compiled: list[str] = []
@@ -108,7 +108,8 @@ def _announce(name: str) -> None:
     print(f"pullback: kernel {len(_compiled)}: {name.replace('_', ' ')}", file=sys.stderr)
 
 
-def _warn_once(problem: str) -> None:
+def warn_once(problem: str) -> None:
+    """Say once in a process that machine code is not kept, and why."""
     if _warned:
         return
     _warned.append(problem)

@@ -46,43 +46,6 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
     return machine
 
 
-def run_blocks(dtype: Any) -> Callable[[Any, Any, Any, Any, int, int], None]:
-    """The machine over large arrays, a block at a time: `(instructions, arena, sources, targets, elements, block)`.
-
-    The instructions are for one block of `block` elements, so that the values between them stay in the cache. Sources
-    and targets are rows of an array's address and the offset in the arena of its block.
-    """
-    machine: Callable[[Any, Any, Any, Any, int, int], None] = _blocks(np.dtype(dtype).name)
-    return machine
-
-
-@cache
-def _blocks(name: str) -> Any:
-    machine = _machine(name)
-
-    def blocks(code, arena, sources, targets, elements, block):  # type: ignore[no-untyped-def]
-        numbers = pointer_to(arena)
-        for start in range(0, elements, block):
-            size = min(block, elements - start)
-            for i in range(len(sources)):
-                whole, offset = pointer_at(arena, sources[i, 0]), sources[i, 1]
-                for k in range(size):
-                    numbers[offset + k] = whole[start + k]
-            machine(code, arena)
-            for i in range(len(targets)):
-                whole, offset = pointer_at(arena, targets[i, 0]), targets[i, 1]
-                for k in range(size):
-                    whole[start + k] = numbers[offset + k]
-
-    blocks.__name__ = blocks.__qualname__ = f"machine_blocks_{name}"
-    integers = types.Array(types.int64, 2, "C")
-    compiled: Any = njit(nogil=True, error_model="numpy")(blocks)
-    compiled._cache = KernelCache(blocks)
-    arguments = (integers, types.Array(getattr(types, name), 1, "C"), integers, integers, types.int64, types.int64)
-    compiled.compile(types.void(*arguments))
-    return compiled
-
-
 @cache
 def _machine(name: str) -> Any:
     kind = getattr(types, name)
@@ -114,16 +77,8 @@ def _advanced(typing: Any, pointer: Any, count: Any) -> Any:
     return pointer(pointer, types.intp), emit
 
 
-def _pointer_at(typing: Any, array: Any, address: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[1], context.get_value_type(signature.return_type))
-
-    return types.CPointer(array.dtype)(array, types.intp), emit
-
-
 # Pointers, as a slice of an array costs Numba more than the whole of a small instruction.
 pointer_to: Any = intrinsic(_pointer_to)
-pointer_at: Any = intrinsic(_pointer_at)
 advanced: Any = intrinsic(_advanced)
 
 

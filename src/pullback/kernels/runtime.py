@@ -107,6 +107,16 @@ def _held(name: str, floats: int) -> Any:
 _pool = threading.Lock()
 
 
+def launch(entry: int | None, bits: Any) -> None:
+    """Run machine code on every thread: a C function (thread, threads, pointer to the arguments `bits`), by address."""
+    count = threads()
+    workers = min(count, numba.config.NUMBA_NUM_THREADS)
+    with _pool:
+        if numba.get_num_threads() != workers:
+            numba.set_num_threads(workers)
+        _runner()(count, entry, bits.ctypes.data)
+
+
 class Kernel:
     """A function of one thread's share, compiled on first use; calling it runs every thread's share.
 
@@ -124,13 +134,10 @@ class Kernel:
 
     def __call__(self, *values: Any) -> None:
         bits = np.array([_CODERS[kind](value) for kind, value in zip(self._kinds, values, strict=True)], np.int64)
-        count = threads()
-        workers = min(count, numba.config.NUMBA_NUM_THREADS)
-        with _pool:
-            entry = self._compile() if self._entry is None else self._entry
-            if numba.get_num_threads() != workers:
-                numba.set_num_threads(workers)
-            _runner()(count, entry, bits.ctypes.data)
+        if self._entry is None:
+            with _pool:
+                self._compile()
+        launch(self._entry, bits)
 
     def _compile(self) -> int:
         """The address of a C function (thread, threads, arguments as 64-bit integers)."""

@@ -16,6 +16,7 @@ from pullback.core.tensor import Tensor
 from pullback.errors import ConfigError
 from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
+from pullback.program.loops import generate_loops
 from pullback.program.lowering import check_algorithms, lower
 from pullback.program.passes import frozen, optimise
 from pullback.program.recompute import within
@@ -120,7 +121,7 @@ class Compiled:
 
     def _improved(self, program: Program) -> Program:
         program = fuse(lower(optimise(program), self._algorithms))
-        return program if self._memory_limit is None else within(program, self._memory_limit)
+        return generate_loops(program if self._memory_limit is None else within(program, self._memory_limit))
 
     def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:
         """The inputs of the program that are arrays of arguments in `donate`."""

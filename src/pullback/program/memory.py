@@ -175,8 +175,8 @@ def _homes(program: Program, born: dict[int, int], last: dict[int, int], donated
         if step is None or output in found:
             continue
         if isinstance(step.primitive, Operation):
-            home = step.primitive.homes.get(step.outputs.index(output))
-            candidates = step.inputs[home : home + 1] if home is not None else ()
+            home = step.primitive.homes.get(step.outputs.index(output), ())
+            candidates = tuple(step.inputs[k] for k in ((home,) if isinstance(home, int) else home))
         else:
             candidates = step.inputs if in_place(step) else ()
         for place in candidates:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,36 +25,26 @@ _BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power
 _COMPARISONS = {"equal", "less", "less_equal", "greater", "greater_equal", "not_equal"}
 
 
-BLOCK = 1 << 11
-"""Elements of large arrays that are worked on at a time, few enough for a segment's values to stay in the cache."""
-
-
 class Segment(NamedTuple):
     """Steps that follow one another and run as one native call."""
 
     first: int
     last: int  # excluded
     dtype: np.dtype[Any]
-    wide: tuple[int, ...] | None
-    """For elementwise steps on large arrays, their one shape; None for steps on small arrays."""
 
 
 def segments(program: Program) -> list[Segment]:
-    """The longest runs of steps for which the machine has instructions, of one dtype each; and of one large shape."""
+    """The longest runs of steps on small arrays for which the machine has instructions, of one dtype each."""
     found: list[Segment] = []
-    first, dtype, shape = 0, None, None
+    first, dtype = 0, None
     for number, step in enumerate([*program.steps, None]):
-        kind = wide = None
-        if step is not None and (kind := _dtype_of(step, program, large=False)) is None:
-            kind = _dtype_of(step, program, large=True)
-            wide = program.types[step.outputs[0]].shape
+        kind = None if step is None else _dtype_of(step, program)
         fits = dtype is None or kind is _ANY or dtype is _ANY or kind == dtype
-        if kind is None or not fits or (number > first and wide != shape):
-            if dtype is not None and dtype is not _ANY and number - first >= (SHORTEST if shape is None else 2):
-                found.append(Segment(first, number, dtype, shape))
-            first, dtype, shape = (number + 1, None, None) if kind is None else (number, kind, wide)
+        if kind is None or not fits:
+            if dtype is not None and dtype is not _ANY and number - first >= SHORTEST:
+                found.append(Segment(first, number, dtype))
+            first, dtype = (number + 1, None) if kind is None else (number, kind)
         else:
-            shape = wide
             dtype = kind if dtype is None or dtype is _ANY else dtype
     return found
 
@@ -63,11 +52,8 @@ def segments(program: Program) -> list[Segment]:
 _ANY: Any = "any"  # the dtype of a step on truth values alone
 
 
-def _dtype_of(step: Step, program: Program, large: bool) -> Any:
-    """The float type that the machine would run a step in; None where it has no instruction for it.
-
-    On large arrays it runs elementwise steps on floats, where each input has the shape of the output or is one number.
-    """
+def _dtype_of(step: Step, program: Program) -> Any:
+    """The float type that the machine would run a step in; None where it has no instruction for it."""
     if (
         step.parts is not None
         or step.primitive.name not in _LOWER
@@ -77,11 +63,7 @@ def _dtype_of(step: Step, program: Program, large: bool) -> Any:
     kinds = set()
     for place in (*step.inputs, *step.outputs):
         kind = program.types[place]
-        if large and (kind.dtype.kind == "b" or step.primitive.name not in _LARGE):
-            return None
-        if large and math.prod(kind.shape) != 1 and kind.shape != program.types[step.outputs[0]].shape:
-            return None
-        if (not large and math.prod(kind.shape) > LARGEST) or 0 in kind.shape or len(kind.shape) > 4:
+        if math.prod(kind.shape) > LARGEST or 0 in kind.shape or len(kind.shape) > 4:
             return None
         if is_python_number(program.constants.get(place)):
             continue
@@ -97,9 +79,6 @@ class Native:
     """The instructions of one segment, and the arena with its constants."""
 
     def __init__(self, program: Program, segment: Segment, needed: set[int]) -> None:
-        self._wide = segment.wide
-        if segment.wide is not None:  # the same program on blocks
-            program = _on_blocks(program, segment.wide)
         lowering = _Lowering(program, segment)
         steps = program.steps[segment.first : segment.last]
         for step in steps:
@@ -128,44 +107,15 @@ class Native:
         if self._run is None:
             from pullback.kernels import machine
 
-            self._run = machine.run(self._dtype) if self._wide is None else machine.run_blocks(self._dtype)
+            self._run = machine.run(self._dtype)
         arena = self._arenas.pop() if self._arenas else self._template.copy()
-        if self._wide is None:
-            for place, start, end in self._inputs:
-                value = places[place]
-                arena[start:end] = value if value.ndim < 2 else value.reshape(-1)
-            self._run(self._code, arena)
-            for place, kind, start, end in self._outputs:
-                places[place] = _taken_out(arena, kind, start, end)
-        else:
-            self._over_blocks(places, arena, self._wide)
-        self._arenas.append(arena)
-
-    def _over_blocks(self, places: list[Any], arena: Any, shape: tuple[int, ...]) -> None:
-        whole = []
         for place, start, end in self._inputs:
-            if end - start == 1:
-                arena[start] = places[place]
-            else:
-                whole.append((np.ascontiguousarray(places[place]), start))
-        results = []
-        for place, kind, start, _ in self._outputs:
-            places[place] = np.empty(shape, kind.dtype)
-            results.append((places[place], start))
-        rows = [
-            np.array([(array.ctypes.data, start) for array, start in each], np.int64).reshape(-1, 2)
-            for each in (whole, results)
-        ]
-        self._run(self._code, arena, *rows, math.prod(shape), BLOCK)
-
-
-def _on_blocks(program: Program, shape: tuple[int, ...]) -> Program:
-    """The program with a block in place of every array of this shape; constants among them are read like inputs."""
-    types = {
-        place: kind._replace(shape=(BLOCK,)) if kind.shape == shape else kind for place, kind in program.types.items()
-    }
-    constants = {place: value for place, value in program.constants.items() if types[place].shape != (BLOCK,)}
-    return replace(program, types=types, constants=constants)
+            value = places[place]
+            arena[start:end] = value if value.ndim < 2 else value.reshape(-1)
+        self._run(self._code, arena)
+        for place, kind, start, end in self._outputs:
+            places[place] = _taken_out(arena, kind, start, end)
+        self._arenas.append(arena)
 
 
 def _taken_out(arena: Any, kind: Type, start: int, end: int) -> Any:
@@ -280,9 +230,7 @@ class _Lowering:
 
     def finish(self, results: Sequence[tuple[int, _Where]]) -> tuple[Any, list[int], int]:
         """The instructions, with an offset for each buffer, and the size of the arena."""
-        # What is written once stays for every block: constants, and inputs that are one number.
-        fixed = {buffer for buffer, _ in self.constants}
-        fixed |= {where.buffer for where in self.inputs.values() if self._sizes[where.buffer] == 1}
+        fixed = {buffer for buffer, _ in self.constants}  # written once, for all runs
         for _, where in results:
             self._used(where)
         spans = [
@@ -475,8 +423,6 @@ def _write_into(lowering: _Lowering, out: _Where, part: _Where, template: Any) -
         part = part._replace(shape=target.shape, strides=part.strides[-lead:])
     lowering.copy(target, part)
 
-
-_LARGE = {*_UNARY, *_BINARY, "fabs", "square", "reciprocal", "relu", "power_constant"}
 
 _LOWER: dict[str, _Kind] = {
     **{name: _Kind(_computes_floats, _emit_elementwise) for name in (*_UNARY, *_BINARY)},

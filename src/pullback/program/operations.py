@@ -5,7 +5,7 @@ They are what lowering (`lowering.py`) puts in the place of primitives. Their na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,12 +18,13 @@ Write = Callable[[Sequence[Any], Params, Sequence[Any]], object]
 
 
 class Operation(Primitive):
-    """A kernel. `homes` says which result may take the memory of which input: element for element at the same place."""
+    """A kernel. `homes` says which result may take the memory of which input, or of one of which inputs: element for
+    element at the same place."""
 
     kind = "operation"
     differentiable = False
 
-    def __init__(self, name: str, write: Write, homes: dict[int, int] | None = None) -> None:
+    def __init__(self, name: str, write: Write, homes: Mapping[int, int | tuple[int, ...]] | None = None) -> None:
         super().__init__(write, name=name, register=False)
         self.write = write
         self.homes = homes or {}
