@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from convolution_cases import CASES, SHAPES
 
-from pullback.kernels import convolution, reference, winograd
+from pullback.kernels import convolution, pooling, reference, winograd
 from pullback.kernels.fused import Affine, Mask, NormGradient
 
 LEAN = [case for case in CASES if case[0] in SHAPES[:8] or case[0] in SHAPES[9:10] + SHAPES[13:20]]
@@ -97,3 +97,22 @@ def test_moments_of_results_far_from_zero(algorithm: str) -> None:
     y, mean, variance = convolution.forward(x, w, 1, 1, algorithm=algorithm, moments=True)
     np.testing.assert_allclose(mean, y.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(variance, y.astype(np.float64).var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (7, 31, 29, 5), (33, 8, 8, 48), (2, 9, 6, 100)])
+def test_max_pooling_matches_separate_steps(shape: Any) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal(shape).astype(np.float32)
+    scale, shift = random.standard_normal((2, shape[-1])).astype(np.float32)
+    y, places = pooling.max_pool(x, 3, 2, 1, load=Affine(scale, shift, True))
+    exact, exact_places = reference.max_pool(np.maximum(x * scale + shift, np.float32(0.0)), 3, 2, 1)
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(places, exact_places)
+
+    g, mean = random.standard_normal(y.shape).astype(np.float32), x.mean(axis=(0, 1, 2))
+    dx, sums = pooling.max_pool_adjoint(g, places, shape, 3, 2, 1, store=Mask(x, scale, shift, mean))
+    exact = reference.max_pool_adjoint(g, exact_places, shape, 3, 2, 1)
+    exact = np.where(x.astype(np.float64) * scale + shift > 0.0, exact, 0.0)
+    np.testing.assert_allclose(dx, exact, rtol=1e-5, atol=1e-5)
+    exact_sums = [exact.sum(axis=(0, 1, 2)), (exact * (x.astype(np.float64) - mean)).sum(axis=(0, 1, 2))]
+    _assert_close(sums, np.array(exact_sums), 1e-5)

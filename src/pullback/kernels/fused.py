@@ -102,8 +102,10 @@ class Storing(NamedTuple):
         if self.kind == STORED:
             return None
         records = self.records.reshape(groups, -1, RECORD, self.records.shape[2]).transpose(2, 1, 0, 3)
-        records = records.reshape(RECORD, records.shape[1], -1)[:, :, :channels].astype(np.float64)
-        return _merge_moments(records) if self.kind == MOMENTS else records[2:].sum(axis=1)
+        records = records.reshape(RECORD, records.shape[1], -1)[:, :, :channels]
+        if self.kind == MOMENTS:
+            return _merge_moments(records.astype(np.float64))
+        return records[2:].sum(axis=1, dtype=np.float64)
 
 
 def storing(store: Mask | None, moments: bool, result: Any, units: int, group: int) -> Storing:

@@ -69,7 +69,7 @@ ALIGNMENT = 64
 
 VECTOR = ir.VectorType(_FLOAT, WIDTH)
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
-_LANES = ir.VectorType(ir.IntType(64), WIDTH)
+_LANES = ir.VectorType(ir.IntType(32), WIDTH)
 _NAME = f"v{WIDTH}f32"
 
 
@@ -100,7 +100,7 @@ def _splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
 def _lane_mask(builder: Any, count: Any) -> Any:
     """True in the first `count` lanes."""
     lanes = ir.Constant(_LANES, list(range(WIDTH)))
-    return builder.icmp_signed("<", lanes, _splat(builder, count, _LANES))
+    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, ir.IntType(32)), _LANES))
 
 
 def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -181,6 +181,57 @@ def _where_positive(typing: Any, sign: Any, value: Any) -> Any:
     return vector(vector, vector), emit
 
 
+_BYTES = ir.VectorType(ir.IntType(8), WIDTH)
+
+
+def _where_better(typing: Any, value: Any, best: Any, new: Any, old: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value, best, new, old = values
+        larger, no_number = builder.fcmp_ordered(">", value, best), builder.fcmp_unordered("uno", value, value)
+        return builder.select(builder.or_(larger, no_number), new, old)
+
+    return vector(vector, vector, vector, vector), emit
+
+
+def _store_bytes(typing: Any, pointer: Any, index: Any, value: Any, count: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer, index, value, count = values
+        start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
+        data = builder.fptoui(value, _BYTES)
+        arguments = [_BYTES, start.type, ir.IntType(32), _MASK]
+        masked = _function(builder, f"llvm.masked.store.v{WIDTH}i8.p0v{WIDTH}i8", ir.VoidType(), arguments)
+        whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(data, start, align=1)
+            with otherwise:
+                builder.call(masked, [data, start, ir.Constant(ir.IntType(32), 1), _lane_mask(builder, count)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, vector, types.intp), emit
+
+
+def _where_byte(typing: Any, pointer: Any, index: Any, byte: Any, count: Any, value: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer, index, byte, count, value = values
+        start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
+        arguments = [start.type, ir.IntType(32), _MASK, _BYTES]
+        masked = _function(builder, f"llvm.masked.load.v{WIDTH}i8.p0v{WIDTH}i8", _BYTES, arguments)
+        zero = ir.Constant(_BYTES, None)
+        whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
+        held = cgutils.alloca_once(builder, _BYTES)
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(builder.load(start, align=1), held)
+            with otherwise:
+                mask = _lane_mask(builder, count)
+                builder.store(builder.call(masked, [start, ir.Constant(ir.IntType(32), 1), mask, zero]), held)
+        wanted = _splat(builder, builder.trunc(byte, ir.IntType(8)), _BYTES)
+        return builder.select(builder.icmp_unsigned("==", builder.load(held), wanted), value, ir.Constant(VECTOR, None))
+
+    return vector(pointer, types.intp, types.intp, types.intp, vector), emit
+
+
 def _prefetch(to_write: bool) -> Any:
     def declare(typing: Any, pointer: Any, index: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -227,6 +278,12 @@ store_part = intrinsic(_store_part)
 """`store_part(pointer, index, value, count)`."""
 broadcast = intrinsic(_broadcast)
 """`broadcast(scalar)`: a vector of equal lanes."""
+where_better = intrinsic(_where_better)
+"""`where_better(value, best, new, old)`: new where value > best or is NaN, and old elsewhere."""
+store_bytes = intrinsic(_store_bytes)
+"""`store_bytes(pointer, index, value, count)`: the first `count` lanes, whole numbers, as bytes."""
+where_byte = intrinsic(_where_byte)
+"""`where_byte(pointer, index, byte, count, value)`: value where the byte in memory is this one, and 0 elsewhere."""
 prefetch = _prefetch(False)
 """`prefetch(pointer, index)`: bring the cache line of an element, which will be read soon."""
 prefetch_to_write = _prefetch(True)
