@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from pullback.show.evidence import Case
-from pullback.show.mistakes import axes, operands, terms, whole
+from pullback.show.mistakes import axes, forms, operands, terms, whole
 from pullback.show.mistakes.findings import Finding
 from pullback.show.verdicts import Entry, Verdict
 
 Hypothesis = Callable[[Case], Iterator[Finding]]
 
 TIERS: tuple[tuple[Hypothesis, ...], ...] = (
-    (whole.sign_or_factor, whole.transposed, whole.other_layout),
+    (whole.sign_or_factor, whole.transposed, whole.flipped, whole.other_layout),
     (
         terms.missing_incoming,
         terms.identity_on_a_path,
@@ -30,10 +30,12 @@ TIERS: tuple[tuple[Hypothesis, ...], ...] = (
         axes.wrong_product,
     ),
     (operands.local_derivative, axes.softmax_axis, axes.border),
-    (operands.wrong_cotangent, axes.diagonal_only),
+    (operands.wrong_cotangent, axes.diagonal_only, forms.local_form, forms.exchanged_factor),
     (terms.extra_term, operands.other_inputs),
 )
 """A later tier is tried only where none of the earlier ones explains the gradient: simple explanations first."""
+
+ENOUGH = 0.2  # the weight of a finding that did not fail at the points near by
 
 
 class _Judged(NamedTuple):
@@ -63,11 +65,12 @@ def judge(case: Case) -> Verdict:
 
 
 def _likeliest(case: Case) -> _Judged:
+    found: list[Finding] = []
     for tier in TIERS:
-        found = [finding for hypothesis in tier for finding in hypothesis(case)]
-        if found:
-            return _weigh(found)
-    return _Judged(whole.unknown(case), 0.0, ())
+        found += [finding for hypothesis in tier for finding in hypothesis(case)]
+        if any(finding.weight >= ENOUGH for finding in found):
+            break
+    return _weigh(found) if found else _Judged(whole.unknown(case), 0.0, ())
 
 
 def _weigh(found: list[Finding]) -> _Judged:
@@ -77,7 +80,7 @@ def _weigh(found: list[Finding]) -> _Judged:
         weights[finding.cause] = max(weights.get(finding.cause, 0.0), finding.weight)
     best = max(found, key=lambda finding: finding.weight)
     exactness = 0.99 if best.error < 1e-7 else 0.9
-    exactness *= min(1.0, 4 * best.weight)  # small where it failed at the points near by
+    exactness *= min(1.0, best.weight / ENOUGH)  # small where it failed at the points near by
     share = weights[best.cause] / sum(weights.values())
     rivals = [cause for cause in weights if cause != best.cause]
     return _Judged(best, round(exactness * share, 2), tuple(rivals))

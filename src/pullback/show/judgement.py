@@ -102,6 +102,16 @@ def _nearby(
 
 
 def _moved(leaf: Any, rng: np.random.Generator) -> Any:
+    """A leaf moved a little. Masks and one-hot rows stay as they are, and what sums to one goes on to do so."""
+    if np.size(leaf) > 1 and np.isin(leaf, (0.0, 1.0)).all():
+        return leaf
+    moved = _shaken(leaf, rng)
+    if np.ndim(leaf) and np.all(leaf >= 0) and np.allclose(np.sum(leaf, axis=-1), 1.0):
+        return np.abs(moved) / np.sum(np.abs(moved), axis=-1, keepdims=True)
+    return moved
+
+
+def _shaken(leaf: Any, rng: np.random.Generator) -> Any:
     size = float(np.sqrt(np.mean(np.square(leaf)))) if np.size(leaf) else 0.0
     return np.asarray(leaf + rng.normal(size=np.shape(leaf)) * (0.05 * np.abs(leaf) + 1e-3 * size))[()]
 
@@ -114,9 +124,7 @@ def _failed(point: Point, failure: Failure) -> dict[str, Verdict]:
 
 def _only_at_kinks(case: Case, most: int = 20) -> bool:
     """Whether every wrong entry is one where f has a kink, and the claim lies between the slopes on its two sides."""
-    if case.claim.shape != case.truth.shape or not case.nearby:
-        return False
-    if not all(case.error(s, s.true(case.name)) <= case.tolerance for s in case.nearby):
+    if case.claim.shape != case.truth.shape:
         return False
     wrong = np.argwhere(wrong_entries(case))
     sample, value = case.first, np.asarray(case.value)

@@ -187,10 +187,18 @@ def diagonal_only(case: Case) -> Iterator[Finding]:
         if walks > WALKS:
             return
 
-        def predict(sample: Sample, source: int = source, target: int = target) -> Any:
+        def predict(sample: Sample, source: int = source, target: int = target, alone: bool = False) -> Any:
             assert sample.point.observed is not None
-            return _with_diagonal(sample, sample.point.observed, source, target, case.name)
+            return _with_diagonal(sample, sample.point.observed, source, target, case.name, alone)
 
+        error = case.explained(lambda sample, predict=predict: predict(sample, alone=True))  # type: ignore[misc]
+        if error is not None:
+            text = (
+                f"The incoming gradient is missing: the diagonal of the Jacobian of {observed.describe(target)} by "
+                f"{observed.describe(source)} stands there alone, and the entries off the diagonal are missing too."
+            )
+            yield Finding("missing_incoming", text, error, 0.9)
+            return
         error = case.explained(predict)
         if error is not None:
             a, b = observed.describe(source), observed.describe(target)
@@ -225,15 +233,16 @@ def _pairs(case: Case, observed: Observed) -> Iterator[tuple[int, int]]:
                 yield source, target
 
 
-def _with_diagonal(sample: Sample, observed: Observed, source: int, target: int, name: str) -> Any:
-    """The gradient if what flows from `target` to `source` were multiplied by the Jacobian's diagonal alone."""
+def _with_diagonal(sample: Sample, observed: Observed, source: int, target: int, name: str, alone: bool) -> Any:
+    """The gradient if what flows from `target` to `source` were multiplied by the Jacobian's diagonal alone; or if that
+    diagonal stood there without what flows."""
     shape = np.shape(observed.values[target])
     diagonal = np.zeros(shape)
     for index in np.ndindex(shape):
         unit = np.zeros(shape)
         unit[index] = 1.0
         diagonal[index] = observed.pull_from({target: unit}).get(source, np.zeros(shape))[index]
-    arriving = sample.adjoints[target] * diagonal
+    arriving = diagonal if alone else sample.adjoints[target] * diagonal
     return observed.gradient(observed.pull_from({source: arriving}), name)
 
 

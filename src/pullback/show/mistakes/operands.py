@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from pullback.core.primitive import Elementwise
-from pullback.show.evidence import Case, Sample
+from pullback.rules.linear import spread
+from pullback.show.evidence import Case, Point, Sample
 from pullback.show.mistakes.findings import Finding, plausible
 from pullback.show.mistakes.steps import Ref, Step, candidates, steps
 from pullback.show.observed import Application, Observed
+
+FEW = 200  # entries of an input up to which differences are taken at other arguments
 
 
 def wrong_mask(case: Case) -> Iterator[Finding]:
@@ -45,8 +48,12 @@ def _is_masking(step: Step) -> bool:
         "fmin",
         "absolute",
         "multiply",
+        "max",
+        "min",
     ):
         return False
+    if application.primitive.name in ("max", "min"):
+        return True
     if application.primitive.name == "multiply":
         other = application.values[1 - i]
         return bool(np.size(other) > 1 and np.isin(other, (0, 1)).all())
@@ -60,6 +67,9 @@ def _masks(step: Step, observed: Observed) -> Iterator[tuple[str, Any]]:
     def inverted(_: Sample, application: Application, i: int, g: Any, contribution: Any, k: int) -> Any:
         return g - contribution
 
+    if step.application.primitive.name in ("max", "min"):
+        yield "the gradient goes to every entry, and belongs to the selected one alone", _to_every_entry
+        return
     yield "it is left out, so the gradient also passes where the forward pass did not", left_out
     yield "it is inverted, so the gradient passes exactly where it must not", inverted
     for refs in candidates(step, np.shape(step.application.result), observed):
@@ -81,6 +91,11 @@ def _masks(step: Step, observed: Observed) -> Iterator[tuple[str, Any]]:
                 f"it is taken from {name}{'' if kind == 'b' else ' > 0' if sign > 0 else ' < 0'}, not from {right}",
                 change,
             )
+
+
+def _to_every_entry(_: Sample, application: Application, i: int, g: Any, contribution: Any, k: int) -> Any:
+    axis, keepdims = application.params["axis"], application.params["keepdims"]
+    return spread(g, np.shape(application.values[i]), axis, keepdims)
 
 
 def _mask_source(step: Step, observed: Observed) -> str:
@@ -285,17 +300,18 @@ def other_inputs(case: Case) -> Iterator[Finding]:
     from pullback.show.observed import observe
 
     point = case.first.point
-    if point.observed is None:
+    if point.observed is None and case.value.size > FEW:
         return
     for words, cause, change in _argument_changes(case):
         cache: dict[int, Any] = {}
 
         def predict(sample: Sample, change: Any = change, cache: Any = cache) -> Any:
-            if id(sample.point) not in cache:
-                args = sample.point.with_leaves(change(sample.point.leaves))
-                cache[id(sample.point)] = observe(sample.point.forward, args, opened=True)
-            run = cache[id(sample.point)]
-            return run.gradient(run.pull(sample.cotangents), case.name)
+            there = sample.point
+            if id(there) not in cache:
+                args = there.with_leaves(change(there.leaves))
+                run = None if there.observed is None else observe(there.forward, args, opened=True)
+                cache[id(there)] = Point(there.forward, args, run, there.outputs)
+            return Sample(cache[id(there)], sample.cotangents, {}).true(case.name)
 
         error = case.explained(predict)
         if error is not None:

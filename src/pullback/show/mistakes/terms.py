@@ -98,7 +98,7 @@ def wrong_terms(case: Case) -> Iterator[Finding]:
     """One path's part is missing, doubled, negated, or off by a factor."""
     if case.first.point.observed is None or case.claim.shape != case.truth.shape:
         return
-    every = parts(case, steps(case))
+    every, found = parts(case, steps(case)), False
     for part in every:
         factor = proportion(case, part.value, case.truth - part.value)
         if factor is None:
@@ -109,8 +109,9 @@ def wrong_terms(case: Case) -> Iterator[Finding]:
 
         error = case.explained(predict)
         if error is not None:
+            found = True
             yield _term(case, part, factor, error, predict)
-    if len(every) <= 12:
+    if not found and len(every) <= 12:
         yield from _two_terms(case, every)
 
 

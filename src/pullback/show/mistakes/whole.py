@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,24 @@ def transposed(case: Case) -> Iterator[Finding]:
             what = "its transpose" if truth.ndim == 2 else f"its axes in the order {axes}"
             text = f"The gradient is transposed: what is returned is {what}. Transpose it back."
             yield Finding("transposed", text, error, plausible(case, predict, 1.0))
+
+
+def flipped(case: Case) -> Iterator[Finding]:
+    """The entries come in reverse order along some axes."""
+    truth = case.truth
+    if truth.shape != case.claim.shape:
+        return
+    long = [axis for axis in range(truth.ndim) if truth.shape[axis] > 1]
+    for axes in (axes for count in (1, 2) for axes in combinations(long, count)):
+
+        def predict(sample: Sample, axes: tuple[int, ...] = axes) -> Any:
+            return np.flip(sample.true(case.name), axes)
+
+        error = case.explained(predict)
+        if error is not None:
+            along = " and ".join(map(str, axes))
+            text = f"The entries are right and come in reverse order along axis {along}: a filter is flipped."
+            yield Finding("flipped_filter", text, error, plausible(case, predict, 1.0))
 
 
 def other_layout(case: Case) -> Iterator[Finding]:
