@@ -5,7 +5,12 @@ python scripts/mistakes_gallery.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import inspect
+import io
+import linecache
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -440,3 +445,95 @@ MISTAKES: dict[str, list[Mistake]] = {
     "tanh": [Mistake("x where y was saved", squash, j_x_for_y, (normal(5),), {"x": "wrong_saved"})],
 }
 """The ten mistakes, in the settings where they apply."""
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+INTRODUCTION = """# Ten mistakes, diagnosed
+
+Each backward below has one of the mistakes that people make when they derive by hand. `pb.check` compares it with the
+true gradient, and where they differ it tests which mistake would have led to just these numbers.
+[The page on checking](../check.md) says how. This page is written by `scripts/mistakes_gallery.py`.
+
+"""
+
+HEAD = """import textwrap
+
+import numpy as np
+
+import pullback as pb
+
+rng = np.random.default_rng(7)
+
+
+def normal(*shape):
+    return rng.normal(size=shape)
+
+
+def show(report, name):
+    verdict = report.verdicts[name]
+    print(f"{name}: {verdict.status}, {verdict.cause}, {verdict.confidence:.0%} sure")
+    print(textwrap.fill(verdict.explanation, 110))
+"""
+
+SETTINGS: dict[str, tuple[tuple[Callable[..., Any], ...], str]] = {
+    "A residual layer": ((residual,), "normal(6, 6), normal(6), normal(6) + 0.5"),
+    "ReLU": ((relu,), "(normal(6),)"),
+    "A linear layer with a mean loss": ((mean_loss,), "normal(3, 5), normal(5), normal(32, 3), normal(32, 5)"),
+    "Batch normalisation": ((batch_norm, statistics), "normal(16, 3) * [1.0, 2.0, 0.5] + 1, normal(3), normal(3)"),
+    "A convolution": ((convolution, shifted_back, filter_gradient), "normal(2, 6, 5, 3), normal(3, 3, 3, 4)"),
+    "Softmax": ((softmax,), "(normal(4, 5),)"),
+    "A recurrent network": (
+        (rnn, states, back_through_time, right_rnn),
+        "normal(4, 3) * 0.5, normal(4, 4) * 0.5, normal(5, 3), normal(4)",
+    ),
+    "tanh": ((squash,), "(normal(5),)"),
+}
+"""What the mistakes of a setting need: its functions, the forward first, and its inputs."""
+
+
+def page() -> str:
+    """The page as Markdown, each block of code with what it prints."""
+    writer = Writer(INTRODUCTION)
+    writer.code(HEAD)
+    for setting, mistakes in MISTAKES.items():
+        functions, example = SETTINGS[setting]
+        writer.text += f"## {setting}\n\n"
+        constants = f"EPS = {EPS}\n\n\n" if setting == "Batch normalisation" else ""
+        writer.code(f"{constants}{sources(functions)}\n\nexample = {example}\n")
+        for mistake in mistakes:
+            shown = next(iter(mistake.causes), "x" if setting == "A residual layer" else "W")
+            call = f"pb.check({functions[0].__name__}, *example, backward={mistake.backward.__name__})"
+            writer.text += f"### {mistake.title}\n\n"
+            writer.code(f'{sources([mistake.backward])}\n\nshow({call}, "{shown}")\n')
+    return writer.text.rstrip() + "\n"
+
+
+class Writer:
+    """A page that runs its code as it grows."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.namespace: dict[str, Any] = {"__name__": "__main__"}
+
+    def code(self, block: str) -> None:
+        """Adds a block of code, and what it prints."""
+        self.text += "```python\n"
+        above = "\n" * self.text.count("\n")
+        lines = (self.text + block).splitlines(keepends=True)
+        linecache.cache[str(PAGE)] = (len(block), None, lines, str(PAGE))  # where the program's lines are read from
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(above + block, str(PAGE), "exec", dont_inherit=True), self.namespace)
+        self.text += f"{block}```\n\n"
+        if printed.getvalue():
+            self.text += f"```output\n{printed.getvalue().strip()}\n```\n\n"
+
+
+def sources(functions: Sequence[Callable[..., Any]]) -> str:
+    """The functions as one would write them in a notebook: without annotations."""
+    return "\n\n".join(re.sub(r": (Array|Callable\[\.\.\., Any\]|bool|int)| -> [^:]*(?=:\n)", "", inspect.getsource(f))
+                       for f in functions)  # fmt: skip
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())

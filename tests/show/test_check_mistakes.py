@@ -66,3 +66,7 @@ def test_what_the_explanations_say() -> None:
     assert "-p_i p_j" in explain("i_diagonal", "x")
     assert "it uses x where the output belongs" in explain("j_x_for_y", "x")
     assert "it is taken from x > 0, not from h" in explain("j_wrong_mask", "x")
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert gallery.PAGE.read_text() == gallery.page(), "run: python scripts/mistakes_gallery.py"
