@@ -306,9 +306,7 @@ def states(Wx: Array, Wh: Array, x: Array, h0: Array) -> list[Array]:
     return h
 
 
-def back_through_time(
-    g: Array, Wx: Array, Wh: Array, x: Array, h0: Array, step: Callable[..., Any], carry: Callable[..., Any]
-) -> Any:
+def back_through_time(g: Array, Wx: Array, Wh: Array, x: Array, h0: Array, step: Any, carry: Any) -> Any:
     """The walk back through time; `step` gives the gradient of the pre-activation, `carry` that of the state before."""
     h, dWx, dWh, dx = states(Wx, Wh, x, h0), np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(x)
     for t in reversed(range(len(x))):
@@ -530,7 +528,7 @@ class Writer:
 
 def sources(functions: Sequence[Callable[..., Any]]) -> str:
     """The functions as one would write them in a notebook: without annotations."""
-    return "\n\n".join(re.sub(r": (Array|Callable\[\.\.\., Any\]|bool|int)| -> [^:]*(?=:\n)", "", inspect.getsource(f))
+    return "\n\n".join(re.sub(r": (Array|Any|bool)(?=[,)])| -> [^:]*(?=:\n)", "", inspect.getsource(f))
                        for f in functions)  # fmt: skip
 
 
