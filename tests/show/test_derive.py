@@ -36,3 +36,62 @@ def test_cross_entropy_is_p_minus_onehot() -> None:
     d = pb.derive(loss, RNG.normal(size=5), 2)
     assert str(d.closed_form["x"]) == "p − onehot(k)"
     assert d.ok
+
+
+def two_paths(x1: Any, x2: Any) -> Any:
+    return x1 * x2 + np.sin(x2)
+
+
+def test_local_derivatives_are_written_by_their_structure() -> None:
+    def f(x: Any, W: Any, v: Any) -> Any:
+        p = softmax(x)
+        h = np.tanh(W @ p + v)
+        return np.sum(h**2)
+
+    d = pb.derive(f, RNG.normal(size=4), RNG.normal(size=(3, 4)), RNG.normal(size=3))
+    assert [line.text for line in d.jacobians] == [
+        "∂p/∂x = diag(p) − p pᵀ", "∂a₁/∂p = W", "∂a₁/∂v = I", "ȧ₁ = Ẇ p", "∂h/∂a₁ = I − diag(h²)",
+        "∂a₂/∂h = diag(2 h)", "∂f/∂a₂ = 𝟏ᵀ",
+    ]  # fmt: skip
+    assert all(line.ok for line in d.jacobians)
+
+
+def test_forward_mode() -> None:
+    d = pb.derive(two_paths, 2.0, 3.0, mode="forward")
+    assert [line.text for line in d.tangents] == ["ȧ₁ = x₁ ẋ₂ + x₂ ẋ₁", "ȧ₂ = cos(x₂) ẋ₂", "ḟ = ȧ₁ + ȧ₂"]
+    assert d.closed_form["f"] == d.formula(lambda x1, x2, x1_dot, x2_dot: x2 * x1_dot + (x1 + np.cos(x2)) * x2_dot)
+    assert d.ok
+    only = pb.derive(two_paths, 2.0, 3.0, mode="forward", wrt="x1")
+    assert str(only.closed_form["f"]) == "x₂ ẋ₁"
+    assert "d/dx₁" in d.table()
+
+
+def test_forward_mode_through_a_fused_function_and_a_loop() -> None:
+    def f(W: Any, h: Any) -> Any:
+        for _ in range(4):
+            h = softmax(W @ h)
+        return h
+
+    W, h = RNG.normal(size=(3, 3)), RNG.normal(size=3)
+    d = pb.derive(f, W, h, mode="forward")
+    assert d.ok
+    ways = tuple(d._tangents.values[f"{name}_dot"] for name in ("W", "h"))
+    [form] = d.closed_form.values()
+    np.testing.assert_allclose(form.evaluate(), pb.jvp(f, (W, h), ways)[1], rtol=1e-9)
+
+
+def test_a_backward_by_hand_is_derived_and_found_wrong() -> None:
+    def forward(x: Any) -> Any:
+        y = np.tanh(x)
+        return y, y
+
+    right = pb.custom(forward, lambda y, g: g * (1 - y**2))
+    wrong = pb.custom(forward, lambda y, g: g * (1 - y))
+    x = RNG.normal(size=4)
+    d = pb.derive(lambda x: np.sum(right(x)), x)
+    assert d.ok
+    assert "(1 − a₁²)" in d.backward[-1].text or "(1 − u₁²)" in d.backward[-1].text
+    d = pb.derive(lambda x: np.sum(wrong(x)), x)
+    assert not d.ok
+    assert not d.backward[-1].ok
+    assert "NOT agree" in str(d)

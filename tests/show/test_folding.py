@@ -35,7 +35,7 @@ def test_thirty_layers_in_seconds_and_on_a_page() -> None:
     text = str(d)
     assert time.perf_counter() - start < 15  # under 5 s on an idle machine
     assert d.ok
-    assert len(text.splitlines()) < 90
+    assert len(text.splitlines()) < 140
     assert "t = 29, …, 1" in text
 
 

@@ -5,7 +5,7 @@ Each line is the trace of the primitive's own rule, run on symbols."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,19 +14,22 @@ import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
 from pullback.show import render_markup
-from pullback.show.closing import Closing
-from pullback.show.expression import symbol
+from pullback.show.closing import LARGEST, Closing
+from pullback.show.expression import Expression, Partial, Symbol, atomic, constant, plus, substituted, symbol
 from pullback.show.folding import fold
+from pullback.show.jacobians import structure
 from pullback.show.layout import Style
 from pullback.show.lines import Entry, Formula, Line
 from pullback.show.notation import LEGENDS
-from pullback.show.render_text import TITLES, render
-from pullback.show.running import Run, plain_run, run
+from pullback.show.render_text import TITLES, render, render_table
+from pullback.show.running import Run, Variable, plain_run, run
 from pullback.show.simplify import simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
 from pullback.show.symbolic import as_expression, can_be_read
-from pullback.show.walk import Walk
+from pullback.show.tangents import Tangents
+from pullback.show.walk import Edge, Walk
 from pullback.show.words import reason
+from pullback.show.writers import Text
 
 SINGLY = 8
 """So many inputs are checked one by one against differences of the whole program; more of them together."""
@@ -35,14 +38,15 @@ SINGLY = 8
 class Derivation:
     """A derivation. `print` shows it; `lines` holds it; `closed_form` has the gradient of each input."""
 
-    def __init__(self, walk: Walk, f: Callable[..., Any], wrt: Sequence[str], style: Style) -> None:
-        self._walk, self._f, self._wrt, self.style = walk, f, list(wrt), style
+    def __init__(self, walk: Walk, f: Callable[..., Any], wrt: Sequence[str], style: Style, mode: str) -> None:
+        self._walk, self._f, self._wrt, self.style, self.mode = walk, f, list(wrt), style, mode
         self.values: dict[str, Any] = walk.values
 
     @cached_property
     def lines(self) -> list[Line]:
-        """Every line, in order: the forward pass, the backward pass, the closed forms."""
-        return [*self.forward, *self.backward, *self.closed]
+        """Every line, in order: the program, the derivatives of its steps, the walk back (or, in forward mode, the
+        tangents), the closed forms."""
+        return [line for _, lines in self.parts() for line in lines]
 
     @cached_property
     def forward(self) -> list[Line]:
@@ -55,6 +59,54 @@ class Derivation:
             source = v.step.source.text if v.step else ""
             entries.append(Entry(v, symbol(v.name, v.shape), e, error, source=source))
         return self._lines("forward", entries)
+
+    @cached_property
+    def jacobians(self) -> list[Line]:
+        """The local derivative of each step: a Jacobian by its structure for each vector or number that it depends on,
+        or its differential where there are matrices."""
+        walk = self._walk
+        entries: list[Entry] = []
+        for y in [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]:
+            edges = walk.edges_from(y)
+            own = {x: self._jacobian(y, x, group) for x, group in edges.items()}
+            entries += [entry for entry in own.values() if entry is not None]
+            others = [x for x, entry in own.items() if entry is None]
+            if others and y in self._tangents.expressions:
+                entries.append(self._differential(y, others, own))
+        return self._lines("jacobian", entries)
+
+    def _jacobian(self, y: Variable, x: Variable, edges: list[Edge]) -> Entry | None:
+        of, by = Symbol(y.name, y.shape), Symbol(x.name, x.shape)
+        parts = [edge.expression for edge in edges if edge.expression is not None]
+        e = simplify(plus(*parts), self._walk.conditions) if parts else constant(0, x.shape)
+        if structure(e, Partial(of, by)) is None:
+            return None
+        error = max(max(edge.error for edge in edges), *[other.error for other in self._walk.between(x, y)])
+        return Entry(y, atomic(Partial(of, by)), e, error)
+
+    def _differential(self, y: Variable, moving: Sequence[Variable], every: Iterable[Variable]) -> Entry:
+        """The tangent of a variable while only some of those that it depends on move."""
+        entry = self._tangent(y)
+        still = {f"{x.name}_dot": constant(0, x.shape) for x in every if x not in moving}
+        names = " and ".join(Text(self.style).name(x.name) for x in moving)
+        why = f"as {names} alone move{'s' * (len(moving) == 1)}" if still else ""
+        return replace(entry, expression=substituted(entry.expression, still), reason=why)
+
+    def _tangent(self, v: Variable) -> Entry:
+        e = simplify(self._tangents.expressions[v], self._walk.conditions)
+        return Entry(v, symbol(v.name, v.shape, "tangent"), e, self._tangents.error_of(v))
+
+    @cached_property
+    def _tangents(self) -> Tangents:
+        inputs = self._walk.run.inputs
+        return Tangents(self._walk, {name: directions(inputs[name].shape, 1, 3)[0] for name in self._moving})
+
+    @cached_property
+    def tangents(self) -> list[Line]:
+        """The tangent of each variable, in the order of the program."""
+        walk, known = self._walk, self._tangents.expressions
+        shown = [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden and v in known]
+        return self._lines("tangent", [self._tangent(v) for v in shown])
 
     @cached_property
     def backward(self) -> list[Line]:
@@ -71,13 +123,15 @@ class Derivation:
     def closed(self) -> list[Line]:
         """The gradient of each input with the adjoints of all steps put in, simplified; and of the values that a loop
         carries, in terms of those of the next iteration."""
+        if self.mode == "forward":
+            return self._lines("closed", list(self._closed_tangents.values()))
         closing, walk = self._closing, self._walk
         entries = [closing.entry(v, walk.error_of(v)) for v in closing.recurrences()]
         entries += [self._closed_entries[name] for name in self._wrt]
         return self._lines("closed", entries)
 
     def _lines(self, part: str, entries: Sequence[Entry]) -> list[Line]:
-        return [Line(part, e, self.style) for e in fold(entries, self._walk, part != "forward")]
+        return [Line(part, e, self.style) for e in fold(entries, self._walk, part in ("backward", "closed"))]
 
     @cached_property
     def _closing(self) -> Closing:
@@ -92,6 +146,37 @@ class Derivation:
             own = relative(self._walk.number(e.expression), self._walk.adjoint_values[inputs[name]])
             entries[name] = replace(e, error=max(own, errors[name]))
         return entries
+
+    @cached_property
+    def _closed_tangents(self) -> dict[str, Entry]:
+        """The tangent of each output in terms of those of the inputs."""
+        walk, tangents = self._walk, self._tangents
+        known: dict[str, Expression] = {}
+        for v, e in tangents.expressions.items():
+            if v not in walk.hidden:
+                whole = simplify(substituted(e, known), walk.definitions)
+                if whole.cost <= LARGEST or v in walk.run.outputs:
+                    known[f"{v.name}_dot"] = whole
+        entries = {}
+        ways = {name: tangents.values[f"{name}_dot"] for name in self._moving}
+        for k, y in enumerate(walk.run.outputs):
+            if y in tangents.expressions:
+                found, rough = slope(partial(self._moved_output, ways, k))
+                e = known[f"{y.name}_dot"]
+                number = e.evaluated(tangents.values, {})
+                error = 0.0 if np.any(rough) else relative(number, found)
+                entries[y.name] = Entry(y, symbol(y.name, y.shape, "tangent"), e, error)
+        return entries
+
+    @property
+    def _moving(self) -> list[str]:
+        return [name for name in self._wrt if name in self._walk.run.inputs]
+
+    def _moved(self, ways: Mapping[str, Any], t: float) -> list[Any]:
+        return self._f(**{name: t * way for name, way in ways.items()})  # type: ignore[no-any-return]
+
+    def _moved_output(self, ways: Mapping[str, Any], k: int, t: float) -> Any:
+        return self._moved(ways, t)[k]
 
     def _slope_errors(self, gradients: Mapping[str, Any]) -> dict[str, float]:
         """The error of each gradient against differences of the whole program, along random directions."""
@@ -108,27 +193,40 @@ class Derivation:
         return errors
 
     def _along(self, ways: Mapping[str, Any], t: float) -> float:
-        outputs = self._f(**{name: t * way for name, way in ways.items()})
-        return sum(float(np.vdot(g, y)) for g, y in zip(self._walk.cotangents, outputs, strict=True))
+        pairs = zip(self._walk.cotangents, self._moved(ways, t), strict=True)
+        return sum(float(np.vdot(g, y)) for g, y in pairs)
 
     @cached_property
     def closed_form(self) -> dict[str, Formula]:
-        """The gradient of each input in terms of the variables of the forward pass."""
+        """The gradient of each input in terms of the variables of the forward pass; in forward mode, the tangent of
+        each output in terms of those of the inputs."""
+        if self.mode == "forward":
+            return {name: self._formula(entry) for name, entry in self._closed_tangents.items()}
         folded = {line.variable: line.entry for line in self.closed if not line.span}
         entries = {name: folded.get(name, self._closed_entries[name]) for name in self._wrt}
         return {name: self._formula(entry) for name, entry in entries.items()}
+
+    def table(self) -> str:
+        """Both modes side by side, for small programs: each variable with its value, its tangent when one input moves
+        at unit speed (a column an input, for numbers; along random directions for arrays), and its adjoint."""
+        return render_table(self._walk, self._moving)
 
     def formula(self, f: Callable[..., Any]) -> Formula:
         """What a NumPy function of variables of this derivation means, to compare with a closed form.
 
         Its parameters are named like the variables, `x`, and their adjoints, `x_bar`.
         """
-        e = simplify(as_expression(f, self.values), self._walk.definitions)
+        e = simplify(as_expression(f, self._numbers), self._walk.definitions)
         first = next(iter(self._walk.run.inputs.values()))
         return self._formula(Entry(first, e, e, 0.0))
 
     def _formula(self, entry: Entry) -> Formula:
-        return Formula(entry, self.style, self.values, self._walk.definitions)
+        return Formula(entry, self.style, self._numbers, self._walk.definitions)
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        """The arrays that the symbols of this derivation stand for."""
+        return self._tangents.values if self.mode == "forward" else self.values
 
     @property
     def max_error(self) -> float:
@@ -147,8 +245,12 @@ class Derivation:
 
     def parts(self) -> list[tuple[str, list[Line]]]:
         """The parts that have lines, each with its title."""
-        parts = {"forward": self.forward, "backward": self.backward, "closed": self.closed}
-        return [(TITLES[part], lines) for part, lines in parts.items() if lines]
+        parts = {"forward": self.forward}
+        if self.mode == "forward":
+            parts |= {"tangent": self.tangents}
+        else:
+            parts |= {"jacobian": self.jacobians, "backward": self.backward}
+        return [(TITLES[part], lines) for part, lines in {**parts, "closed": self.closed}.items() if lines]
 
     def legend(self) -> list[str]:
         """What the notation means, where it is not usual."""
@@ -217,6 +319,7 @@ def derive(
         names: names of sizes, `{"x": "K"}` or `{"X": ("N", "C")}` for the axes of an input.
         cotangent: the gradient of the loss with respect to the result, where that is not a scalar; random by default.
         open: the names of fused primitives to open into their references; True for all.
+        mode: "reverse", or "forward": the tangent of each variable along directions of the inputs.
         bars: write adjoints as x̄ instead of ∂e/∂x.
         layout: "column" (gradients have the shape of the variable) or "row".
         fold: write patterns that repeat once, with an index.
@@ -225,6 +328,10 @@ def derive(
         DtypeError: no argument is a floating-point array.
         ConfigError: `wrt` or `names` names what is not there; or f gave other values the second time.
     """
+    if mode not in ("reverse", "forward") or layout not in ("column", "row"):
+        raise ConfigError(
+            f"derive: expected mode 'reverse' or 'forward' and layout 'column' or 'row', got {mode!r} and {layout!r}"
+        )
     labels = _labels(f, len(args))
     opens = _opens(open)
     ran = run(f, args, labels, opens)
@@ -245,7 +352,7 @@ def derive(
     def again(**changes: Any) -> list[Any]:
         return plain_run(f, args, labels, changes)
 
-    return Derivation(walk, again, wanted, style)
+    return Derivation(walk, again, wanted, style, mode)
 
 
 def _labels(f: Callable[..., Any], count: int) -> list[str]:

@@ -97,6 +97,22 @@ class Symbol(Atom):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Partial(Atom):
+    """The Jacobian of one variable with respect to another, as the left-hand side of a line."""
+
+    of: Symbol
+    by: Symbol
+    shape: Shape = ()
+
+    @cached_property
+    def key(self) -> str:
+        return f"d({self.of.key})/d({self.by.key})"
+
+    def compute(self, values: Values, known: dict[str, Any]) -> Any:
+        return np.nan  # it is written, and never computed with
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Unit(Atom):
     """The vector with 1 at one place and 0 elsewhere."""
 
@@ -474,6 +490,12 @@ def power(e: Expression, exponent: Fraction) -> Expression:
     if number is not None and exponent.denominator == 1 and (number or exponent > 0):
         return constant(number**exponent.numerator, e.shape)
     term = e.terms[0] if len(e.terms) == 1 else None
+    if term is not None and term.bound and exponent.denominator == 1:
+        outside = tuple(f for f in term.factors if all(i < e.rank for i in f.labels))
+        if outside:
+            inside = tuple(f for f in term.factors if f not in outside)
+            parts = (Term(term.coefficient, outside), Term(Fraction(1), inside, term.bound))
+            return times(*[power(expression(e.shape, [part]), exponent) for part in parts])
     if term is None or term.bound or not _may_split(term, exponent):
         scale, factor = grouped(e, exponent)
         return expression(e.shape, [Term(scale, (factor,))])
@@ -716,6 +738,8 @@ def renamed_symbols(e: Expression, symbol: Callable[[Symbol], Symbol], place: Ca
         atom: Atom = f.atom
         if isinstance(atom, Symbol):
             atom = symbol(atom)
+        elif isinstance(atom, Partial):
+            atom = Partial(symbol(atom.of), symbol(atom.by))
         elif isinstance(atom, Unit):
             atom = Unit(place(atom.place), atom.size)
         elif isinstance(atom, Group):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pullback.show.expression import Expression, Symbol, Term, expression
+from pullback.show.layout import Style
 from pullback.show.lines import Entry, Shown
 from pullback.show.loops import Loop
 from pullback.show.running import Variable
 from pullback.show.simplify import simplify
 from pullback.show.walk import Walk
+from pullback.show.writers import Text
 
 FEWEST = 3
 """So many lines, or terms, are worth an index."""
@@ -22,9 +24,9 @@ def fold(entries: Sequence[Entry], walk: Walk, backward: bool) -> list[Entry]:
     """The entries with each loop's written once."""
     names = {v.name: v for v in walk.run.variables()}
     result: list[Entry] = []
-    done: set[Variable] = set()
+    done: set[int] = set()
     for entry in entries:
-        if entry.variable in done:
+        if id(entry) in done:
             continue
         loop = next((each for each in walk.loops if each.iteration_of(entry.variable) is not None), None)
         if loop is None:
@@ -32,25 +34,27 @@ def fold(entries: Sequence[Entry], walk: Walk, backward: bool) -> list[Entry]:
             continue
         family = entry.variable in loop.families
         mine = [e for e in entries if (e.variable in loop.families if family else e.variable in loop.places)]
-        done |= {e.variable for e in mine}
+        done |= {id(e) for e in mine}
         result += _folded(mine, loop, names, backward)
     return result
 
 
 def _folded(entries: Sequence[Entry], loop: Loop, names: dict[str, Variable], backward: bool) -> list[Entry]:
     rows: dict[Any, list[tuple[int, Entry, Entry]]] = defaultdict(list)
+    seen_before: Counter[Variable] = Counter()
     for entry in entries:
+        seen_before[entry.variable] += 1
         r = loop.iteration_of(entry.variable)
         assert r is not None
         seen = loop.seen_from(r, names)
         template = replace(entry, left=seen.template(entry.left), expression=seen.template(entry.expression))
-        rows[loop.row_of(entry.variable)].append((r, entry, template))
+        rows[loop.row_of(entry.variable), seen_before[entry.variable]].append((r, entry, template))
     before: list[Entry] = []
     within: list[Entry] = []
     after: list[Entry] = []
     for row in rows.values():
         middle = sorted(row, key=lambda item: item[0])[len(row) // 2]
-        alike = [item for item in row if item[2].expression == middle[2].expression]
+        alike = [item for item in row if (item[2].left, item[2].expression) == (middle[2].left, middle[2].expression)]
         if len(alike) < FEWEST:
             within += [entry for _, entry, _ in row]
             continue
@@ -68,7 +72,9 @@ def _folded(entries: Sequence[Entry], loop: Loop, names: dict[str, Variable], ba
 def _start(loop: Loop, template: Expression) -> str:
     """What comes into the first iteration, where a line uses it."""
     starts = {f"{loop.bases[k]}_{loop.index(r)}": (loop.bases[k], v.name) for v, (k, r) in loop.carried.items()}
-    return "".join(f", {base}₀ = {name}" for key, (base, name) in starts.items() if key in template.symbols)
+    called = Text(Style()).name
+    used = [pair for key, pair in starts.items() if key in template.symbols]
+    return "".join(f", {called(f'{base}_0')} = {called(name)}" for base, name in used)
 
 
 def _with_sums(entry: Entry, walk: Walk, names: dict[str, Variable]) -> Entry:

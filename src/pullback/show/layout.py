@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from pullback.show.expression import ONLY, TRUTHS, Applied, At, Atom, Expression, Factor, Group, Symbol, Term, Unit
+from pullback.show.expression import (
+    ONLY,
+    TRUTHS,
+    Applied,
+    At,
+    Atom,
+    Expression,
+    Factor,
+    Group,
+    Partial,
+    Symbol,
+    Term,
+    Unit,
+)
 from pullback.show.notation import ATOM, POWER, PRODUCT, SUM, Piece, write
 
 Letters = Mapping[int, str]
@@ -334,6 +347,8 @@ class Writer:
                 marks.pop()
         if isinstance(atom, Symbol):
             return self.symbol(atom, marks)
+        if isinstance(atom, Partial):
+            return self.partial(atom)
         if isinstance(atom, Unit):
             return self.unit(atom, marks if inner is not None else [])
         if isinstance(atom, Group):
@@ -385,6 +400,8 @@ class Writer:
 
     @abstractmethod
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece: ...
+    @abstractmethod
+    def partial(self, partial: Partial) -> Piece: ...
     @abstractmethod
     def unit(self, unit: Unit, marks: list[str]) -> Piece: ...
     @abstractmethod

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pullback.show.expression import Expression, Symbol
+from pullback.show.expression import Expression, Partial, Symbol
+from pullback.show.jacobians import structure, write_jacobian
 from pullback.show.layout import Style, Writer
 from pullback.show.notation import SUM
 from pullback.show.running import Variable
@@ -45,7 +46,7 @@ class Entry:
 class Line:
     """One line of a derivation: an equation, why it holds, and how far its numbers are from those of the program."""
 
-    part: str  # forward, backward or closed
+    part: str  # forward, jacobian, tangent, backward or closed
     entry: Entry
     style: Style
 
@@ -103,6 +104,9 @@ class Line:
 
 def written(entry: Entry, writer: Writer) -> str:
     """The right-hand side of a line."""
+    [factor] = entry.left.terms[0].factors
+    if isinstance(factor.atom, Partial):
+        return write_jacobian(structure(entry.expression, factor.atom) or [], writer)
     if entry.shown is None:
         return writer.write(entry.expression)
     pieces = []

@@ -14,15 +14,18 @@ from pullback.show.expression import (
     Applied,
     At,
     Expression,
+    Term,
     applied,
     broadcast,
     constant,
     contracted,
+    expression,
     mapped,
     plus,
     power,
     put_at,
     read_at,
+    replaced,
     reshaped,
     scaled,
     summed,
@@ -133,6 +136,58 @@ def _and(a: Expression, b: Expression) -> Expression | None:
 def _or(a: Expression, b: Expression) -> Expression | None:
     known = [e for e in (a, b) if e.number is not None]
     return None if not known else constant(1) if known[0].number else (b if known[0] is a else a)
+
+
+@means("exp")
+def _exp(x: Expression) -> Expression | None:
+    """exp(a + log b) is exp(a) b; and exp(a - max(a)) is exp(a) / exp(max(a)), so that softmax loses its shift."""
+    split = [t for t in x.terms if _name_of(t) in ("log", "max", "finite_top") and t.coefficient.denominator == 1]
+    if not split or (len(split) == len(x.terms) and _name_of(split[0]) != "log"):
+        return None
+    factors = [exponential(Expression(x.shape, tuple(t for t in x.terms if t not in split)))]
+    for t in split:
+        [f] = t.factors
+        base = expression(x.shape, [Term(Fraction(1), (f,))])
+        if isinstance(f.atom, Applied) and f.atom.function.name == "log":
+            base = expression(x.shape, [replaced(Term(Fraction(1)), f, f.atom.arguments[0], x.rank)])
+        else:
+            base = exponential(base)
+        factors.append(power(base, t.coefficient))
+    return times(*factors)
+
+
+def exponential(x: Expression) -> Expression:
+    """exp of an expression, as it is."""
+    return applied(PRIMITIVES["exp"], [x], {}, x.shape, True) if x.terms else constant(1, x.shape)
+
+
+def _name_of(t: Term) -> str:
+    """The name of the function that a term is a multiple of."""
+    lone = t.factors[0].atom if len(t.factors) == 1 and not t.bound and t.factors[0].power == 1 else None
+    return lone.function.name if isinstance(lone, Applied) else ""
+
+
+@means("log")
+def _log(x: Expression) -> Expression | None:
+    """log(exp(a) b) is a + log(b)."""
+    [t] = x.terms if len(x.terms) == 1 else (None,)
+    if t is None:
+        return None
+    powers = [f for f in t.factors if _is_exp(f.atom) and all(i < x.rank for i in f.labels)]
+    if not powers:
+        return None
+    rest = expression(x.shape, [Term(t.coefficient, tuple(f for f in t.factors if f not in powers), t.bound)])
+    exponents = [
+        scaled(expression(x.shape, [replaced(Term(Fraction(1)), f._replace(power=Fraction(1)), e, x.rank)]), f.power)
+        for f in powers
+        for e in f.atom.parts()
+    ]
+    logarithm = applied(PRIMITIVES["log"], [rest], {}, x.shape, True) if rest.number != 1 else constant(0, x.shape)
+    return plus(*exponents, logarithm)
+
+
+def _is_exp(atom: object) -> bool:
+    return isinstance(atom, Applied) and atom.function.name == "exp"
 
 
 def _constant_power(x: Expression, exponent: float) -> Expression | None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import shutil
 import textwrap
 import unicodedata
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pullback.show.layout import Style
+from pullback.show.slopes import directions
+from pullback.show.tangents import Tangents
+from pullback.show.walk import Walk
+from pullback.show.writers import Text
 
 if TYPE_CHECKING:
     from pullback.show.derivation import Derivation
@@ -31,6 +40,36 @@ def render(derivation: Derivation, colour: bool = False, columns: int | None = N
     blocks += ["\n".join(f"  {line}" for line in derivation.legend())] if derivation.legend() else []
     blocks.append(verdict(derivation))
     return "\n\n".join(blocks)
+
+
+def render_table(walk: Walk, moving: Sequence[str]) -> str:
+    """Values, tangents and adjoints of all variables."""
+    inputs = walk.run.inputs
+    numbers = all(not inputs[name].shape for name in moving)
+    ways = [{name: np.float64(1.0)} for name in moving] if numbers else [_random_ways(walk, moving)]
+    columns = [Tangents(walk, way).numbers for way in ways]
+    titles = [f"d/d{Text(Style()).name(name)}" for name in moving] if numbers else ["tangent"]
+    steps = [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]
+    rows = [["", "value", *titles, "adjoint"]]
+    for v in [*inputs.values(), *steps]:
+        tangents = [_short(column.get(v, np.zeros(v.shape))) for column in columns]
+        adjoint = walk.adjoint_values.get(v)
+        name = Text(Style()).name(v.name)
+        rows.append([name, _short(v.value), *tangents, "" if adjoint is None else _short(adjoint)])
+    widths = [max(width(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(pad(c, w, least=0) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _random_ways(walk: Walk, moving: Sequence[str]) -> dict[str, Any]:
+    return {name: directions(walk.run.inputs[name].shape, 1, 3)[0] for name in moving}
+
+
+def _short(value: Any) -> str:
+    """A number, the few elements of a small array, or the norm of a large one."""
+    array = np.asarray(value)
+    if array.size > 6:
+        return f"{shape_text(array.shape)}, norm {float(np.linalg.norm(array.ravel())):.4g}"
+    return np.array2string(array, precision=4, separator=", ").replace("\n", "")
 
 
 def verdict(derivation: Derivation) -> str:
@@ -80,6 +119,6 @@ def width(text: str) -> int:
     return sum(not unicodedata.combining(c) for c in text)
 
 
-def pad(text: str, columns: int) -> str:
-    """The text filled up with blanks."""
-    return text + " " * max(1, columns - width(text))
+def pad(text: str, columns: int, least: int = 1) -> str:
+    """The text filled up with blanks, at least so many."""
+    return text + " " * max(least, columns - width(text))

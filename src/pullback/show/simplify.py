@@ -41,6 +41,7 @@ class Definitions(NamedTuple):
     of: dict[str, Expression]
     first: dict[str, str]  # by what is computed: the first variable that holds it
     named: dict[str, None]  # those that the program itself names
+    patterns: dict[str, Expression]  # of fused functions: what their references say
 
     def add(self, name: str, e: Expression, named: bool) -> None:
         """One more variable."""
@@ -72,7 +73,7 @@ MOST_TERMS = 60
 
 def simplify(e: Expression, definitions: Definitions | None = None) -> Expression:
     """The shortest of the forms that the rules find. With definitions, the program's own names are used."""
-    known = definitions or Definitions({}, {}, {})
+    known = definitions or Definitions({}, {}, {}, {})
     e = renamed(e, known)
     opened = _settled(expand(e), known)
     return min((e, opened, factor(opened), factor(e)), key=lambda form: form.cost)
@@ -281,7 +282,7 @@ def _settled(e: Expression, definitions: Definitions) -> Expression:
 def _named(t: Term, definitions: Definitions, rank: int) -> Term:
     """The term with a variable in the place of the product that defines it."""
     for name in definitions.named:
-        definition = definitions.of[name]
+        definition = definitions.patterns.get(name, definitions.of[name])
         if len(definition.terms) != 1 or definition.terms[0].bound or len(definition.terms[0].factors) < 2:
             continue
         pattern = definition.terms[0]

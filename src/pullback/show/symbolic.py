@@ -153,3 +153,12 @@ def as_expression(f: Callable[..., Any], values: Mapping[str, Any]) -> Expressio
             own = Symbol(base if role != "value" else name, shape, role)
             arguments.append(trace.tensor(atomic(own), values[name]))
         return trace.expression(f(*arguments))
+
+
+def by_reference(
+    primitive: Fused, arguments: Sequence[tuple[Expression, Any]], params: Params, part: int
+) -> Expression:
+    """An output of a fused primitive as its reference computes it."""
+    with Symbolic() as trace:
+        result = primitive.open([trace.tensor(*pair) for pair in arguments], params)
+        return trace.expression(result[part] if type(result) is tuple else result)

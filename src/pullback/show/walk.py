@@ -18,9 +18,9 @@ from pullback.show.expression import Expression, constant, plus, symbol
 from pullback.show.loops import Loop, find_loops
 from pullback.show.meaning import meaning
 from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
-from pullback.show.simplify import Definitions, simplify
+from pullback.show.simplify import Definitions, renamed, simplify
 from pullback.show.slopes import against_slope, directions, relative, slope
-from pullback.show.symbolic import fused_gradients, literal, pulled
+from pullback.show.symbolic import by_reference, fused_gradients, literal, pulled
 
 Pair = tuple[Expression, Any]
 BOOKKEEPING = {"reshape", "transpose", "astype", "copy", "broadcast_to"}
@@ -217,9 +217,12 @@ class Walk:
     @cached_property
     def definitions(self) -> Definitions:
         """Each variable of the program in terms of those before it."""
-        known = Definitions({}, {}, {})
+        known = Definitions({}, {}, {}, {})
         for v in [v for step in self.run.steps for v in step.outputs if v not in self.hidden]:
             known.add(v.name, self.forward[v], named=v.depth < UNNAMED)
+            if v.step is not None and isinstance(v.step.primitive, Fused) and v.step.primitive.reference is not None:
+                pattern = by_reference(v.step.primitive, [self.pair(x) for x in v.step.inputs], v.step.params, v.part)
+                known.patterns[v.name] = renamed(pattern, known)
         return known
 
     @cached_property
@@ -232,6 +235,10 @@ class Walk:
         if not isinstance(x, Variable):
             return literal(x)
         return self.forward[x] if x in self.hidden or x.kind != "step" else symbol(x.name, x.shape)
+
+    def pair(self, x: Any) -> Pair:
+        """A value as others refer to it, and its number."""
+        return self.written(x), x.value if isinstance(x, Variable) else x
 
     # -- backward ----------------------------------------------------------------------------------------------------
     def _go_backward(self) -> None:
@@ -284,7 +291,7 @@ class Walk:
 
     def _edges(self, step: Step, reached: Sequence[Variable]) -> list[Edge]:
         origin = reached[0] if reached[0] not in self.hidden else self.edges[reached[0]][0].origin
-        arguments = [(self.written(x), x.value if isinstance(x, Variable) else x) for x in step.inputs]
+        arguments = [self.pair(x) for x in step.inputs]
         found = []
         if isinstance(step.primitive, Fused):
             every = self._fused(step, arguments, reached)
@@ -298,16 +305,14 @@ class Walk:
                 continue
             edge = Edge(step, i, origin, None)
             try:
-                edge.expression = pulled(
-                    step.primitive, i, arguments, (self.written(y), y.value), self.cotangent(y), step.params
-                )
+                edge.expression = pulled(step.primitive, i, arguments, self.pair(y), self.cotangent(y), step.params)
             except ShapeError as error:
                 edge.problem, edge.error = str(error), np.inf
             found.append(self._checked(edge))
         return found
 
     def _fused(self, step: Step, arguments: Sequence[Any], reached: Sequence[Variable]) -> list[Expression | None]:
-        outputs = [(self.written(y), y.value) for y in step.outputs]
+        outputs = [self.pair(y) for y in step.outputs]
         seeds = [self.cotangent(y) if y in reached else (constant(0, y.shape), np.zeros(y.shape)) for y in step.outputs]
         return fused_gradients(step.primitive, arguments, outputs, seeds, step.params)  # type: ignore[arg-type]
 
@@ -363,6 +368,22 @@ class Walk:
         floor = max((e.size for e in self.edges[v]), default=0.0)
         own = relative(self.number(self.adjoint[v]), self.adjoint_values[v], floor)
         return max([own, *[e.error for e in leading]])
+
+    def edges_from(self, y: Variable) -> dict[Variable, list[Edge]]:
+        """The edges by which the adjoint of a variable flows to others, by the variable that they end at."""
+        return self._edges_by_origin.get(y, {})
+
+    @cached_property
+    def _edges_by_origin(self) -> dict[Variable, dict[Variable, list[Edge]]]:
+        found: dict[Variable, dict[Variable, list[Edge]]] = defaultdict(dict)
+        for x, edges in self.edges.items():
+            for edge in edges if x not in self.hidden else ():
+                found[edge.origin].setdefault(x, []).append(edge)
+        return found
+
+    def between(self, x: Variable, y: Variable) -> list[Edge]:
+        """The edges on the way from one variable to another, through values without a line of their own."""
+        return [edge for edge in self.leading(x) if edge.origin is y]
 
     def leading(self, v: Variable) -> list[Edge]:
         """The edges that lead to a variable, through values without a line of their own."""

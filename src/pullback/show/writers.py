@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
-from pullback.show.expression import Symbol, Unit
+from pullback.show.expression import Partial, Symbol, Unit
 from pullback.show.layout import Writer
 from pullback.show.notation import ATOM, POWER, PRODUCT, Piece, operator
 
@@ -58,7 +59,7 @@ class Text(Writer):
             base, path = _parameter(name)
             return f"{_GREEK.get(base, base)}_{path}" if path else _GREEK.get(base, base)
         base, accent, mark = name_parts(name)
-        written = _GREEK.get(base, base) + (_ACCENTS[accent][0] if accent else "")
+        written = _composed(_GREEK.get(base, base) + (_ACCENTS[accent][0] if accent else ""))
         return written + _low(mark)
 
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
@@ -66,12 +67,15 @@ class Text(Writer):
         if symbol.role == "adjoint":
             name = self.barred(name) if self.style.bars else f"∂{self.name(self.style.loss)}/∂{name}"
         elif symbol.role == "tangent":
-            name = name[:1] + "\u0307" + name[1:]
+            name = _composed(name[:1] + "\u0307" + name[1:])
         return Piece(name + ("[" + ",".join(marks) + "]" if marks else ""))
 
     def barred(self, name: str) -> str:
         """A name with a bar over its first letter."""
-        return name[:1] + "\u0304" + name[1:]
+        return _composed(name[:1] + "\u0304" + name[1:])
+
+    def partial(self, partial: Partial) -> Piece:
+        return Piece(f"∂{self.name(partial.of.name)}/∂{self.name(partial.by.name)}")
 
     def unit(self, unit: Unit, marks: list[str]) -> Piece:
         return Piece(f"δ[{marks[0]},{unit.place}]" if marks else f"onehot({unit.place})")
@@ -110,6 +114,11 @@ class Text(Writer):
 
     def product_over(self, span: str, piece: Piece) -> Piece:
         return Piece(f"(∏_{span} {piece.text})", PRODUCT)
+
+
+def _composed(text: str) -> str:
+    """With accents as parts of their letters, where Unicode has such letters."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _low(mark: str) -> str:
@@ -160,6 +169,9 @@ class Latex(Writer):
         return Piece(
             (f"{{{name}}}" if "_" in name or "frac" in name else name) + "_{" + ",".join(map(_mark, marks)) + "}"
         )
+
+    def partial(self, partial: Partial) -> Piece:
+        return Piece(rf"\frac{{\partial {self.name(partial.of.name)}}}{{\partial {self.name(partial.by.name)}}}")
 
     def unit(self, unit: Unit, marks: list[str]) -> Piece:
         return Piece(
