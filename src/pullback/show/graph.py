@@ -29,11 +29,11 @@ class Graph:
 
     def svg(self) -> str:
         """The picture as an SVG file that needs nothing else."""
-        return draw(self.run, self.part, self._opened())
+        return draw(self.run, self.part, self.opened())
 
     def text(self) -> str:
         """The picture as a tree of text, boxes below their depth folded."""
-        return text_tree(self.run, self.part, self._opened())
+        return text_tree(self.run, self.part, self.opened())
 
     def dot(self) -> str:
         """The picture in the language of Graphviz, with boxes as clusters."""
@@ -48,7 +48,7 @@ class Graph:
         files.replace(path, forms[path.suffix]().encode())
         return path
 
-    def _opened(self) -> set[int]:
+    def opened(self) -> set[int]:
         """The boxes that are open: to a depth, or as many levels as stay readable."""
         boxes = self.run.boxes
         if self.depth is not None:

@@ -119,14 +119,15 @@ def _laid_out(every: Iterable[Link], alone: Sequence[Key], minor: set[Key]) -> S
     sheet = Sheet(dict(rows))
     for link in aside:
         sheet.beside.setdefault(link.target, []).append(link.source)
-    corners = 0
+    corners: dict[tuple[int, Key, int], Key] = {}  # a value goes down one way, however many take it
     for link in links:
-        before, gap = link.source, rows[link.target] - rows[link.source]
-        for step in range(1, gap):
-            corner = ("via", corners)
-            corners += 1
-            sheet.rows[corner] = rows[link.source] + step
-            sheet.links.append(Link(link.value, before, corner))
+        before = link.source
+        for row in range(rows[link.source] + 1, rows[link.target]):
+            corner = corners.get((link.value, link.source, row))
+            if corner is None:
+                corner = corners[link.value, link.source, row] = ("via", len(corners))
+                sheet.rows[corner] = row
+                sheet.links.append(Link(link.value, before, corner))
             before = corner
         sheet.links.append(Link(link.value, before, link.target))
     sheet.columns = _columns(sheet)
