@@ -41,7 +41,9 @@ class Page:
         return path
 
 
-def explore(f: Callable[..., Any], *args: Any, title: str = "", on_progress: Callable[[int, int], None] | None = None) -> Page:
+def explore(
+    f: Callable[..., Any], *args: Any, title: str = "", on_progress: Callable[[int, int], None] | None = None
+) -> Page:
     """The explorer of `f(*args)`: the graph, a slider through both passes, and for each operation its values, adjoints
     and local Jacobians as heat maps, its rule in mathematics, what it saves, and its line of the program.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+import unicodedata
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def rule_text(operation: Operation) -> dict[int, str]:
         left = Text(_STYLE).write(symbol(name_of(operation.primitive, i), np.shape(application.values[i]), "adjoint"))
         right = Text(_STYLE).write(e)
         if len(right) <= _LONGEST:
-            texts[i] = f"{left} = {right}"
+            texts[i] = unicodedata.normalize("NFC", f"{left} = {right}")
     return texts or {application.tracked[0]: _source(operation.primitive, application.tracked[0])}
 
 
@@ -80,7 +81,7 @@ def _source(primitive: Primitive, i: int) -> str:
     """The rule as it is written in Python."""
     rule = primitive.backward if isinstance(primitive, Fused) else (primitive.rule(i) or (None,))[0]
     try:
-        text = textwrap.dedent(inspect.getsource(rule)) if rule is not None else ""  # type: ignore[arg-type]
+        text = textwrap.dedent(inspect.getsource(rule)) if rule is not None else ""
     except (OSError, TypeError):
         text = ""
     return text.strip() or "no text of this rule can be found"
