@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pullback.show.expression import Expression, substituted, symbol
+from pullback.show.algebra import substituted, symbol
+from pullback.show.expression import Expression
 from pullback.show.folding import carried_offsets, is_adjoint, product_of_jacobians
 from pullback.show.lines import Entry, Shown
 from pullback.show.loops import Loop

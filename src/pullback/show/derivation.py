@@ -14,8 +14,9 @@ import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
 from pullback.show import render_markup
+from pullback.show.algebra import atomic, constant, plus, substituted, symbol
 from pullback.show.closing import LARGEST, Closing
-from pullback.show.expression import Expression, Partial, Symbol, atomic, constant, plus, substituted, symbol
+from pullback.show.expression import Expression, Partial, Symbol
 from pullback.show.folding import fold
 from pullback.show.jacobians import structure
 from pullback.show.layout import Style

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pullback.show.expression import Expression, Symbol, Term, expression
+from pullback.show.algebra import expression
+from pullback.show.expression import Expression, Symbol, Term
 from pullback.show.layout import Style
 from pullback.show.lines import Entry, Shown
 from pullback.show.loops import Loop

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from pullback.show.expression import Expression, Factor, Partial, Symbol, Term, constant, expression
+from pullback.show.algebra import constant, expression
+from pullback.show.expression import Expression, Factor, Partial, Symbol, Term
 from pullback.show.layout import Writer
 from pullback.show.notation import PRODUCT, SUM, Piece
 from pullback.show.simplify import expand

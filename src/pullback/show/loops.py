@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pullback.show.expression import At, Expression, Symbol, renamed_symbols
+from pullback.show.algebra import renamed_symbols
+from pullback.show.expression import At, Expression, Symbol
 from pullback.show.running import Run, Step, Variable
 
 _FAR = 1 << 20  # so that moving places are equal as seen from each iteration, and differ from fixed ones

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 
 from pullback.core.primitive import PRIMITIVES, Elementwise, Params, Primitive
-from pullback.show.expression import (
-    Applied,
-    At,
-    Expression,
-    Term,
+from pullback.show.algebra import (
     applied,
     broadcast,
     constant,
@@ -32,6 +28,7 @@ from pullback.show.expression import (
     times,
     transposed,
 )
+from pullback.show.expression import Applied, At, Expression, Term
 
 Meaning = Callable[..., Expression | None]
 MEANINGS: dict[str, Meaning] = {}

@@ -11,27 +11,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from pullback.core.primitive import PRIMITIVES
-from pullback.show.expression import (
-    ONLY,
-    TRUTHS,
-    Applied,
-    Atom,
-    Expression,
-    Factor,
-    Group,
-    Index,
-    Symbol,
-    Term,
-    atomic,
-    expression,
-    grouped,
-    mapped,
-    plus,
-    replaced,
-    scaled,
-    substituted,
-    summed,
-)
+from pullback.show.algebra import atomic, expression, grouped, mapped, plus, replaced, scaled, substituted, summed
+from pullback.show.expression import ONLY, TRUTHS, Applied, Atom, Expression, Factor, Group, Index, Symbol, Term
 from pullback.show.meaning import meaning
 
 

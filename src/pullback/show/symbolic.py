@@ -14,7 +14,8 @@ from pullback.core.primitive import Elementwise, Fused, Params, Primitive, unbro
 from pullback.core.tensor import Array, Tensor
 from pullback.core.trace import Trace
 from pullback.errors import PullbackError, ShapeError
-from pullback.show.expression import At, Expression, Symbol, Unit, atomic, constant
+from pullback.show.algebra import atomic, constant
+from pullback.show.expression import At, Expression, Symbol, Unit
 from pullback.show.meaning import meaning
 
 

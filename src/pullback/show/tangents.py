@@ -11,7 +11,8 @@ import numpy as np
 from pullback.core.primitive import Fused
 from pullback.core.tensor import Tensor
 from pullback.core.trace import Forward
-from pullback.show.expression import Expression, symbol
+from pullback.show.algebra import symbol
+from pullback.show.expression import Expression
 from pullback.show.running import Step, Variable
 from pullback.show.slopes import relative, slope
 from pullback.show.symbolic import Symbolic, pushed

@@ -14,7 +14,8 @@ import numpy as np
 
 from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Selection
 from pullback.errors import ShapeError
-from pullback.show.expression import Expression, constant, plus, symbol
+from pullback.show.algebra import constant, plus, symbol
+from pullback.show.expression import Expression
 from pullback.show.loops import Loop, find_loops
 from pullback.show.meaning import meaning
 from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
