@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import pullback as pb
 from pullback.rules.nn import softmax
@@ -22,7 +23,7 @@ def test_a_layer_and_a_sum() -> None:
     assert [line.text for line in d.backward] == [
         "∂f/∂a₂ = 1", "∂f/∂a₁ = (1 − a₂²) ⊙ ∂f/∂a₂", "∂f/∂W = ∂f/∂a₁ xᵀ", "∂f/∂x = Wᵀ ∂f/∂a₁",
     ]  # fmt: skip
-    assert str(d.closed_form["x"]) == "Wᵀ (1 − a₂²)"
+    assert str(d.closed_form["x"]) == "Wᵀ (1 − tanh(W x)²)"
     np.testing.assert_allclose(d.closed_form["W"].evaluate(), pb.grad(f)(W, x), rtol=1e-12)
     assert d.ok
     assert d.max_error < 1e-10
@@ -95,3 +96,60 @@ def test_a_backward_by_hand_is_derived_and_found_wrong() -> None:
     assert not d.ok
     assert not d.backward[-1].ok
     assert "NOT agree" in str(d)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "options", "message"),
+    [
+        (lambda x: np.sum(x), (np.arange(3),), {}, "at least one floating-point array"),
+        (lambda x: 3.0, (np.ones(3),), {}, "does not depend on any"),
+        (lambda x: np.sum(x * np.random.default_rng().normal(size=3)), (np.ones(3),), {}, "run again"),
+        (lambda x: np.sum(x), (np.ones(3),), {"wrt": "y"}, "the inputs are x"),
+        (lambda x: np.sum(x), (np.ones(3),), {"mode": "both"}, "expected mode"),
+        (lambda x: np.sum(x), (np.ones(3),), {"names": {"x": ("K", "C")}}, "2 names for the shape"),
+        (lambda x, y: np.sum(x) * np.sum(y), (np.ones(3), np.ones(3)), {"names": {"x": "K", "y": "C"}}, "both 3"),
+    ],
+)
+def test_what_cannot_be_derived_is_said(f: Any, args: Any, options: Any, message: str) -> None:
+    with pytest.raises(pb.PullbackError, match=message):
+        pb.derive(f, *args, **options)
+
+
+def test_an_input_that_does_not_matter_has_the_gradient_zero() -> None:
+    d = pb.derive(lambda x, y: np.sum(x), np.ones(3), np.ones(3), wrt=["x", "y"])
+    assert str(d.closed_form["y"]) == "0"
+    assert d.ok
+
+
+def test_a_kink_is_said_and_is_no_error() -> None:
+    d = pb.derive(lambda x: np.sum(np.abs(x)), np.array([0.0, 1.0, -2.0]))
+    assert d.ok
+    assert any("not differentiable at" in line.reason for line in d.backward)
+
+
+def test_all_kinds_of_programs() -> None:
+    def in_place(x: Any) -> Any:
+        y = np.zeros_like(x)
+        y[0] = 2 * x[1]
+        y[1:] = x[:-1]
+        return np.sum(y * y)
+
+    W, x = RNG.normal(size=(3, 3)), RNG.normal(size=3)
+    programs: list[tuple[Any, tuple[Any, ...]]] = [
+        (in_place, (x,)),
+        (lambda x: np.sum(np.sort(x) * np.arange(3.0)), (x,)),
+        (lambda x, W: x @ W @ x, (x, W)),
+        (lambda p: np.sum(np.tanh(p["W"] @ p["x"])), ({"W": W, "x": x},)),
+        (lambda x: pb.grad(lambda z: np.sum(np.tanh(z) ** 2))(x), (x,)),
+        (lambda W: np.einsum("ij,jk,kl->il", W, W, W.T), (W,)),
+        (lambda W: np.sum(np.linalg.norm(W, axis=1)), (W,)),
+        (lambda x: np.sum(pb.checkpoint(np.tanh)(x)), (x,)),
+        (lambda x: np.mean(np.logaddexp(0, -x)), (x,)),
+        (lambda x: np.concatenate([x, 2 * x])[1:4], (x,)),
+    ]
+    for f, args in programs:
+        d = pb.derive(f, *args)
+        assert d.ok, str(d)
+        assert d.latex()
+    assert str(pb.derive(lambda x: np.mean(np.logaddexp(0, -x)), x).closed_form["x"]) == "−exp(−x) / (3 (exp(−x) + 1))"
+    assert str(pb.derive(lambda x, W: x @ W @ x, x, W).closed_form["x"]) == "Wᵀ x + W x"

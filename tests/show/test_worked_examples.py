@@ -12,6 +12,7 @@ import pytest
 
 import pullback as pb
 from pullback.rules.convolution import conv2d_input_adjoint, conv2d_weight_adjoint
+from pullback.rules.nn import sigmoid
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "gallery" / "worked.py"
 _spec = importlib.util.spec_from_file_location("worked", FILE)
@@ -59,7 +60,7 @@ TEXTBOOK: dict[str, dict[str, Callable[..., Any]]] = {
         "gamma": lambda xhat, y_bar: np.sum(y_bar * xhat, axis=0),
         "beta": lambda y_bar: np.sum(y_bar, axis=0),
     },
-    "logistic": {"w": lambda w, x, lam, a4: w - lam * (1 - a4) * x},
+    "logistic": {"w": lambda w, x, lam: w - lam * (1 - sigmoid(np.sum(w * x))) * x},
     "two_paths": {"x1": lambda x2: x2, "x2": lambda x1, x2: np.cos(x2) + x1},
     "recurrent": {
         "Wh": lambda h, h_1, h_2, h_3, h_4, h_1_bar, h_2_bar, h_3_bar, h_4_bar: (
@@ -109,9 +110,9 @@ def test_the_closed_forms_read_like_the_textbooks() -> None:
     assert str(derived("residual").closed_form["x"]) == "∂e/∂y + Hᵀ (𝟏{a > 0} ⊙ ∂e/∂y)"
     assert str(derived("residual").closed_form["H"]) == "(𝟏{a > 0} ⊙ ∂e/∂y) xᵀ"
     batch_norm = derived("batch_norm", names={"x": ("m", "C")})
-    assert str(batch_norm.closed_form["x"]) == "γ ⊙ (m ∂e/∂y − x̂ ⊙ (Σᵢ (x̂ ⊙ ∂e/∂y)) − Σᵢ ∂e/∂y) / (m a₅)"
+    assert str(batch_norm.closed_form["x"]) == "γ ⊙ (m ∂e/∂y − x̂ ⊙ (Σᵢ (x̂ ⊙ ∂e/∂y)) − Σᵢ ∂e/∂y) / (m √(var + 1e-05))"
     recurrent = derived("recurrent")
     assert str(recurrent.closed_form["Wh"]) == "Σ_t=1..4 ((1 − hₜ²) ⊙ ∂e/∂hₜ) hₜ₋₁ᵀ"
     assert str(recurrent.closed_form["h"]) == "(∏_t=1..4 Wₕᵀ diag(1 − hₜ²)) ∂e/∂h₄"
-    assert str(derived("logistic").closed_form["w"]) == "w − λ (1 − a₄) x"
+    assert str(derived("logistic").closed_form["w"]) == "w − λ (1 − σ(wᵀ x)) x"
     assert str(derived("two_paths").closed_form["x2"]) == "cos(x₂) + x₁"

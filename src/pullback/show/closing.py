@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pullback.show.algebra import substituted, symbol
+from pullback.show.algebra import constant, substituted, symbol
 from pullback.show.expression import Expression
 from pullback.show.folding import carried_offsets, is_adjoint, product_of_jacobians
 from pullback.show.lines import Entry, Shown
@@ -11,6 +11,8 @@ from pullback.show.running import Variable
 from pullback.show.simplify import simplify
 from pullback.show.walk import Walk
 
+READABLE = 40
+"""A closed form that costs more keeps the variables that only the derivation has names for."""
 LARGEST = 150
 """An adjoint whose expression costs more keeps its name in the closed forms."""
 
@@ -30,7 +32,7 @@ class Closing:
 
     def whole(self, v: Variable) -> Expression:
         """The adjoint of a variable with the others put in."""
-        e = substituted(self.walk.adjoint[v], self.known)
+        e = substituted(self.walk.adjoint.get(v, constant(0, v.shape)), self.known)
         folds = self.walk.loops and len(e.terms) > 2  # its terms are sorted by iteration before they are simplified
         return e if folds else simplify(e, self.walk.definitions)
 
@@ -44,7 +46,15 @@ class Closing:
     def entry(self, v: Variable, error: float) -> Entry:
         """The line of the closed form of a variable."""
         left = symbol(v.name, v.shape, "adjoint")
-        return Entry(v, left, self.whole(v), error, shown=self._product(v))
+        return Entry(v, left, self.spelt_out(v), error, shown=self._product(v))
+
+    def spelt_out(self, v: Variable) -> Expression:
+        """The adjoint of a variable in terms of what the program names, where that is short enough to read."""
+        whole, unnamed = self.whole(v), self.walk.definitions.unnamed
+        if self.walk.loops or not any(name in unnamed for name in whole.symbols):
+            return whole
+        full = simplify(substituted(whole, unnamed), self.walk.definitions)
+        return full if full.cost <= READABLE else whole
 
     def _product(self, v: Variable) -> Shown | None:
         """Where a variable goes into a loop: the product of the Jacobians of its iterations."""

@@ -32,6 +32,8 @@ from pullback.show.walk import Edge, Walk
 from pullback.show.words import reason
 from pullback.show.writers import Text
 
+SAME = 1e-9
+"""Relative difference of two runs that counts as none."""
 SINGLY = 8
 """So many inputs are checked one by one against differences of the whole program; more of them together."""
 
@@ -144,7 +146,8 @@ class Derivation:
         entries = {name: self._closing.entry(inputs[name], 0.0) for name in self._wrt}
         errors = self._slope_errors({name: self._walk.number(e.expression) for name, e in entries.items()})
         for name, e in entries.items():
-            own = relative(self._walk.number(e.expression), self._walk.adjoint_values[inputs[name]])
+            tape = self._walk.adjoint_values.get(inputs[name], np.zeros(inputs[name].shape))
+            own = relative(self._walk.number(e.expression), tape)
             entries[name] = replace(e, error=max(own, errors[name]))
         return entries
 
@@ -340,6 +343,7 @@ def derive(
         raise DtypeError("derive: expected at least one floating-point array among the arguments, got none")
     if not ran.outputs:
         raise ConfigError("derive: the result does not depend on any floating-point argument")
+    _check_repeatable(ran, plain_run(f, args, labels, {}))
     cotangents = _cotangents(ran, cotangent)
     label = getattr(f, "__name__", type(f).__name__)
     walk = Walk(ran, cotangents, label, fold)
@@ -354,6 +358,16 @@ def derive(
         return plain_run(f, args, labels, changes)
 
     return Derivation(walk, again, wanted, style, mode)
+
+
+def _check_repeatable(ran: Run, again: Sequence[Any]) -> None:
+    """Refuses a function that gives other values when it is run again, as nothing about it could be checked."""
+    for y, second in zip(ran.outputs, again, strict=False):
+        if relative(y.value, second, 1e-12) > SAME:
+            raise ConfigError(
+                f"derive: the result {y.name or ''} was another when f was run again: it must make its "
+                "random numbers by a generator of its own, with a seed, and change nothing outside"
+            )
 
 
 def _labels(f: Callable[..., Any], count: int) -> list[str]:

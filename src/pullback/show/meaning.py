@@ -90,11 +90,34 @@ def _where(condition: Expression, x1: Expression, x2: Expression) -> Expression 
     """A choice of which one side is 0 is a product with the indicator of the condition."""
     if condition.number is not None:
         return broadcast_pair(x1, x2) if condition.number else broadcast_pair(x2, x1)
+    if x1.number == 0 and _name_of_lone(condition) == "equal" and x2 == _difference(condition):
+        return x2  # which is 0 there
     if x2.number == 0:
         return times(condition, x1)
     if x1.number == 0:
         return times(negated(condition), x2)
     return None
+
+
+def _name_of_lone(e: Expression) -> str:
+    return _name_of(e.terms[0]) if len(e.terms) == 1 else ""
+
+
+def _difference(condition: Expression) -> Expression:
+    """a - b of a condition that compares a and b."""
+    [f] = condition.terms[0].factors
+    a, b = f.atom.parts()
+    difference = plus(a, scaled(b, -1))
+    spread = [
+        replaced(Term(Fraction(1)), f, Expression(difference.shape, (t,)), condition.rank) for t in difference.terms
+    ]
+    return expression(condition.shape, spread)
+
+
+@means("logaddexp")
+def _logaddexp(a: Expression, b: Expression) -> Expression:
+    total = plus(exponential(a), exponential(b))
+    return applied(PRIMITIVES["log"], [total], {}, total.shape, True)
 
 
 _OPPOSITE = {"greater": "less_equal", "less": "greater_equal", "equal": "not_equal"}
@@ -155,6 +178,8 @@ def _exp(x: Expression) -> Expression | None:
 
 def exponential(x: Expression) -> Expression:
     """exp of an expression, as it is."""
+    if x.number == 0:
+        return constant(1, x.shape)
     return applied(PRIMITIVES["exp"], [x], {}, x.shape, True) if x.terms else constant(1, x.shape)
 
 

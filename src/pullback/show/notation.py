@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 ATOM, POWER, PRODUCT, SUM, RELATION = 4, 3, 2, 1, 0
 """How tightly a piece of a formula holds together."""
 
@@ -108,6 +110,8 @@ LEGENDS = {
 
 def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool, value: Callable[[Any], str]) -> Piece:
     """A primitive of its arguments, in its notation."""
+    if name in ("getitem", "index_add", "index_update"):
+        return _indexed(name, arguments, params, latex)
     known = NOTATIONS.get(name) or _call(name)
     template = known.latex if latex else known.text
     inner = [piece.within(known.inner) for piece in arguments]
@@ -115,6 +119,32 @@ def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool
         options = [f"{key}={value(item)}" for key, item in params.items() if key not in _UNSAID]
         return Piece(template.replace("{*}", ", ".join([piece.text for piece in arguments] + options)), known.level)
     return Piece(template.format(*inner), known.level)
+
+
+def _indexed(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool) -> Piece:
+    """Reading or writing at an index: x[1:], zeros with v at [1:], x with v at [1:]."""
+    first = 2 if name == "index_update" else 1
+    arrays = iter(arguments[first:])
+    marks = [_slice(part) or next(arrays, Piece("…")).text for part in params["template"]]
+    at = f"[{', '.join(marks)}]"
+    at = at.replace("…", r"\ldots") if latex else at
+    if name == "getitem":
+        return Piece(f"{arguments[0].within(ATOM)}_{{{at}}}" if latex else f"{arguments[0].within(ATOM)}{at}")
+    into = r"\text{ at }" if latex else " at "
+    if name == "index_add":
+        return Piece(f"({arguments[0].text}{into}{at})")
+    among = r"\text{ with }" if latex else " with "
+    return Piece(f"({arguments[0].text}{among}{arguments[1].text}{into}{at})")
+
+
+def _slice(part: Any) -> str:
+    """A part of an index; empty for an array."""
+    if isinstance(part, slice):
+        ends = ["" if end is None else str(end) for end in (part.start, part.stop)]
+        return ":".join(ends) + ("" if part.step is None else f":{part.step}")
+    if part is ... or part is None:
+        return "…" if part is ... else "new"
+    return str(part) if isinstance(part, int | np.integer) else ""
 
 
 _UNSAID = {"axis", "window", "keepdims", "offsets", "stride", "padding", "groups", "size", "kernel", "eps"}
