@@ -152,4 +152,4 @@ def test_all_kinds_of_programs() -> None:
         assert d.ok, str(d)
         assert d.latex()
     assert str(pb.derive(lambda x: np.mean(np.logaddexp(0, -x)), x).closed_form["x"]) == "−exp(−x) / (3 (exp(−x) + 1))"
-    assert str(pb.derive(lambda x, W: x @ W @ x, x, W).closed_form["x"]) == "Wᵀ x + W x"
+    assert str(pb.derive(lambda x, W: x @ W @ x, x, W).closed_form["x"]) == "W x + Wᵀ x"

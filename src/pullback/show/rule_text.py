@@ -10,7 +10,8 @@ import numpy as np
 
 from pullback.core.primitive import Elementwise, Fused, Linear, Multilinear, Primitive, Selection
 from pullback.errors import PullbackError
-from pullback.show.expression import Expression, symbol
+from pullback.show.algebra import symbol
+from pullback.show.expression import Expression
 from pullback.show.layout import Style
 from pullback.show.symbolic import can_be_read, fused_gradients, pulled
 from pullback.show.traced import Operation
