@@ -61,6 +61,7 @@ def throughput(count: int, turns: int, workers: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"labelling": [], **{f"bare, batches of {batch}": [] for batch in BATCHES}}
     with tempfile.TemporaryDirectory() as temporary:
         folder = photographs(Path(temporary) / "photographs", count)
+        label_folder(photographs(Path(temporary) / "few", 40), teacher, Path(temporary) / "first", classes=IMAGENETTE)
         source = open_source(folder)
         read = source.images(source.listing().paths[: count // 2], teacher.size)
         pixels = np.array([found.image for found in read if found.image is not None])

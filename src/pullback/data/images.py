@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,38 +151,38 @@ def decode_image(
 
     Raises `DataError` with the reason alone: the caller knows the name.
     """
-    from PIL import Image
-
-    image = Image.fromarray(content) if isinstance(content, np.ndarray) else _open(content)
-    image = _converted(image, _MODES[channels])
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling[resample.upper()])
-    array = np.array(image, dtype=np.uint8)
-    return array.reshape(*array.shape[:2], channels)
+    image = _opened(content, channels)
+    return _pixels(image if size is None else _resized(image, size, resample), channels)
 
 
-def difference_hash(image: NDArray[np.uint8]) -> int:
-    """64 bits that say where an image `(H, W, 3)` grows brighter from left to right, on a grid of 8 by 8.
+def decode_with_hash(
+    content: bytes | NDArray[np.uint8], size: tuple[int, int], channels: int = 3, resample: str = "bicubic"
+) -> tuple[NDArray[np.uint8], int]:
+    """`decode_image`, and 64 bits that say where the image grows brighter from left to right on a grid of 8 by 8.
 
     Images that look alike differ in few of them (N. Krawetz, "Kind of Like That", 2013).
     """
     from PIL import Image
 
-    small = Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX)
-    grey = np.asarray(small)
-    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+    original = _opened(content, channels)
+    resized = _resized(original, size, resample)
+    smaller = min(original, resized, key=lambda image: image.width * image.height)
+    grey = np.asarray(smaller.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return _pixels(resized, channels), int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """The content of an image file. Raises `DataError` with the reason alone where there is none of a sane length."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > MAX_BYTES:
+                raise DataError(TOO_LONG)
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError("is no ordinary file")
+            return file.read()
     except OSError as error:
         raise DataError(_REASONS.get(type(error), f"cannot be read ({error.strerror})")) from error
-    if len(content) > MAX_BYTES:
-        raise DataError(TOO_LONG)
-    return content
 
 
 def _decode(path: Path, size: tuple[int, int] | None, channels: int, resample: str) -> NDArray[np.uint8]:
@@ -189,6 +190,24 @@ def _decode(path: Path, size: tuple[int, int] | None, channels: int, resample: s
         return decode_image(read_file(path), size, channels, resample)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error.__cause__
+
+
+def _opened(content: bytes | NDArray[np.uint8], channels: int) -> Image.Image:
+    """The image in its own size."""
+    from PIL import Image
+
+    return _converted(Image.fromarray(content) if isinstance(content, np.ndarray) else _open(content), _MODES[channels])
+
+
+def _resized(image: Image.Image, size: tuple[int, int], resample: str) -> Image.Image:
+    from PIL import Image
+
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling[resample.upper()])
+
+
+def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    return np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
 def _open(content: bytes) -> Image.Image:

@@ -11,12 +11,13 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pullback.data.images import IMAGE_SUFFIXES, check_options, decode_image, read_file
+from pullback.data.images import IMAGE_SUFFIXES, check_options, decode_image, decode_with_hash, read_file
 from pullback.data.parallel import map_ahead
 from pullback.errors import ConfigError, DataError
 
@@ -73,6 +74,8 @@ class ReadImage:
     """(H, W, channels); None where it could not be decoded, or was not wanted."""
     problem: str | None = None
     """Why there is no image; None also where it was not wanted."""
+    difference_hash: int = 0
+    """See `decode_with_hash`; 0 where the image keeps its own size."""
 
 
 class ImageSource(ABC):
@@ -121,19 +124,37 @@ class ImageSource(ABC):
         if workers < 1:
             raise ConfigError(f"expected workers of at least 1, got {workers}")
 
-        def one(item: tuple[str, Read]) -> ReadImage:
-            path, read = item
+        def one(path: str, read: Read) -> ReadImage:
             sha256 = ""
             try:
                 content = read()
                 sha256 = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
                 if wanted is not None and not wanted(sha256):
                     return ReadImage(path, sha256)
-                return ReadImage(path, sha256, decode_image(content, size, channels, resample))
+                if size is None:
+                    return ReadImage(path, sha256, decode_image(content, None, channels, resample))
+                image, bits = decode_with_hash(content, size, channels, resample)
+                return ReadImage(path, sha256, image, difference_hash=bits)
             except DataError as error:
                 return ReadImage(path, sha256, problem=str(error))
 
-        return map_ahead(one, zip(paths, self.contents(paths), strict=True), workers=workers, ahead=4 * workers)
+        def several(items: list[tuple[str, Read]]) -> list[ReadImage]:
+            return [one(path, read) for path, read in items]
+
+        # Handing small images over one by one would cost as much as decoding them; large ones would fill the memory.
+        together = _TOGETHER if size is not None and size[0] * size[1] <= _SMALL else 1
+        chunks = _chunks(zip(paths, self.contents(paths), strict=True), together)
+        return chain.from_iterable(map_ahead(several, chunks, workers=workers, ahead=4 * workers))
+
+
+_TOGETHER = 8
+_SMALL = 512 * 512
+
+
+def _chunks(items: Iterable[tuple[str, Read]], length: int) -> Iterator[list[tuple[str, Read]]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, length)):
+        yield chunk
 
 
 def open_source(path: str | os.PathLike[str]) -> ImageSource:
@@ -229,10 +250,10 @@ class FolderImages(ImageSource):
                     open_npz = (file, NpzImages(self.root / file))
                 yield open_npz[1].reader(row)
             else:
-                yield _file_reader(self.root / path)
+                yield _file_reader(os.path.join(self.root, path))
 
 
-def _file_reader(path: Path) -> Read:
+def _file_reader(path: str) -> Read:
     return lambda: read_file(path)
 
 

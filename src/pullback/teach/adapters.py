@@ -189,7 +189,7 @@ def open_callable(name: str) -> Network:
     spec = TeacherSpec.from_mapping(described, f"teacher '{name}'").filled_from(TeacherSpec(name=name))
 
     def run(batch: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray(function(batch))
+        return np.asarray(function(batch), np.float32)
 
     file = getattr(sys.modules[package], "__file__", None)
     sha256 = hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()

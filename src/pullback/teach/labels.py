@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pullback import files
-from pullback.data.images import check_options, difference_hash
+from pullback.data.images import check_options
 from pullback.data.parallel import map_ahead
 from pullback.data.source import ImageSource, Listing, ReadImage, open_source
 from pullback.errors import ConfigError, DataError
@@ -178,7 +178,9 @@ class _Job:
     def _batches(self, to_do: Sequence[int], read: Iterable[ReadImage], batch_size: int) -> Iterator[_Batch]:
         batch = _Batch()
         for i, found in zip(to_do, read, strict=True):
-            image = LabelledImage(found.path, found.sha256, self.listing.bytes[i], self.listing.modified_ns[i])
+            image = LabelledImage(
+                found.path, found.sha256, self.listing.bytes[i], self.listing.modified_ns[i], found.difference_hash
+            )
             if found.problem is not None:
                 batch.skipped[found.path] = found.problem
             elif found.image is None:
@@ -202,18 +204,14 @@ class _Job:
         if self.kind.tta == "flip":
             mirrored = self.teacher.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]), self.kind.classes)
             answers = np.add(answers, mirrored) * np.float32(0.5)
-        usable = [bool(np.isfinite(row).all()) for row in answers]
+        usable = np.asarray(np.isfinite(answers).all(axis=1))
         result = _Batch(recognised=batch.recognised, skipped=dict(batch.skipped), answers=answers[usable])
-        for image, own, good in zip(batch.images, pixels, usable, strict=True):
+        for image, good in zip(batch.images, usable, strict=True):
             if good:
-                result.images.append(_hashed(image, own))
+                result.images.append(image)
             else:
                 result.skipped[image.path] = "the teacher's answer to it is not finite"
         return result
-
-
-def _hashed(image: LabelledImage, pixels: NDArray[np.uint8]) -> LabelledImage:
-    return LabelledImage(image.path, image.sha256, image.bytes, image.modified_ns, difference_hash(pixels))
 
 
 def _suitable(

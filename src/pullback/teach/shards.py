@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,14 @@ class LabelWriter:
 
     def append(self, images: Sequence[LabelledImage], probabilities: NDArray[np.float32]) -> None:
         """Add one row for each image, with its probabilities (N, K)."""
-        if images:
-            self._add(_to_arrow(self.kind, images, probabilities))
+        if not images:
+            return
+        # Made into columns a shard at a time: many small steps would take the interpreter from those that decode.
+        if not (self._pending and isinstance(self._pending[-1], _Rows)):
+            self._pending.append(_Rows())
+        self._pending[-1].images.extend(images)
+        self._pending[-1].probabilities.append(probabilities)
+        self._added(len(images))
 
     def copy(self, rows: Any, images: Sequence[LabelledImage]) -> None:
         """Add the answers in `rows`, of the same contents, for images at other paths or of other times."""
@@ -164,7 +170,8 @@ class LabelWriter:
             values = [getattr(image, name) for image in images]
             field = rows.schema.field(name)
             rows = rows.set_column(rows.schema.get_field_index(name), field, [_array(values, field.type)])
-        self._add(rows)
+        self._pending.append(rows)
+        self._added(len(images))
 
     def remove(self, paths: Sequence[str]) -> None:
         """Say of images that they are gone."""
@@ -173,7 +180,8 @@ class LabelWriter:
         if not paths:
             return
         columns = [_array(paths, f.type) if f.name == "path" else pa.nulls(len(paths), f.type) for f in self._schema]
-        self._add(pa.table(columns, schema=self._schema))
+        self._pending.append(pa.table(columns, schema=self._schema))
+        self._added(len(paths))
 
     def flush(self) -> None:
         """Write what has gathered as a shard."""
@@ -182,7 +190,7 @@ class LabelWriter:
         if not self._pending:
             return
         now = time.monotonic()
-        rows = pa.concat_tables(self._pending)
+        rows = pa.concat_tables([p.to_arrow(self.kind) if isinstance(p, _Rows) else p for p in self._pending])
         _write(self.folder / f"part-{self._next:05d}.parquet", rows, self.kind, now - self._since)
         self._next += 1
         self._pending, self._gathered = [], 0
@@ -193,9 +201,8 @@ class LabelWriter:
     def _schema(self) -> Any:
         return _to_arrow(self.kind, [], np.empty((0, len(self.kind.classes)), np.float32)).schema
 
-    def _add(self, rows: Any) -> None:
-        self._pending.append(rows)
-        self._gathered += rows.num_rows
+    def _added(self, rows: int) -> None:
+        self._gathered += rows
         if self._gathered >= self.shard_rows or time.monotonic() - self._since >= self.shard_seconds:
             self.flush()
 
@@ -209,6 +216,17 @@ class LabelWriter:
                 return
             merge_shards(self.folder, group)
             width *= MERGE
+
+
+@dataclass
+class _Rows:
+    """Labelled images that are not columns yet."""
+
+    images: list[LabelledImage] = field(default_factory=list)
+    probabilities: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def to_arrow(self, kind: LabelKind) -> Any:
+        return _to_arrow(kind, self.images, np.concatenate(self.probabilities))
 
 
 def merge_shards(folder: Path, group: Sequence[Place]) -> None:
