@@ -18,7 +18,7 @@ from pullback.teach import Labelling, Selection, label_folder, select_classes
 from pullback.train.report import duration
 from pullback.train.signals import terminated_as_interrupt
 
-KEPT = 50
+KEPT = 100
 """Probabilities kept for an image where the teacher has more than twice as many classes."""
 
 
@@ -40,7 +40,7 @@ class Command(Options):
     classes: str = "all"
     """Classes to choose from: names, WordNet ids or numbers with commas between, or a file with one a line."""
     top_k: int | None = None
-    """Probabilities to keep for each image; not given: all, or 50 where there are more than 100 classes."""
+    """Probabilities to keep for each image; not given: all, or 100 where there are more than 200 classes."""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "auto"] = "bicubic"
     """How images are resized to the teacher's size; auto: as a sample of 64 images recommends."""
     tta: Literal["none", "flip"] = "none"
