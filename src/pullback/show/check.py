@@ -87,16 +87,26 @@ def prepared(f: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Any, ...
                 mend = "convert it, x.astype(float)" if dtype is not None else f"write {leaf}.0"
                 raise DtypeError(not_differentiable(f"check: argument {name}", np.dtype(dtype or int), mend))
         raise DtypeError("check: expected at least one argument with floating-point numbers, got none")
-    notes, changed = [], []
+    narrow: list[str] = []
+    held: list[str] = []
+    changed = []
     for name, leaf in named.items():
+        dtype: Any = getattr(leaf, "dtype", np.dtype(object))
         if is_float(leaf):
-            if getattr(leaf, "dtype", None) not in (None, np.dtype(np.float64)):
-                notes.append(f"{name} is {leaf.dtype}: checked in float64")
+            if dtype not in (np.dtype(object), np.dtype(np.float64)):
+                narrow.append(f"{name} is {dtype}")
             leaf = np.array(plain_value(leaf), np.float64)[()]
-        elif np.size(leaf) and getattr(leaf, "dtype", np.dtype(object)).kind in "iub":
-            notes.append(f"{name} is {leaf.dtype}: held constant")
+        elif np.size(leaf) and dtype.kind in "iub":
+            held.append(f"{name} is {dtype}")
         changed.append(leaf)
+    notes = [f"{_several(narrow)}: checked in float64"] * bool(narrow) + [f"{_several(held)}: held constant"] * bool(
+        held
+    )
     return tuple(structure.unflatten(changed)), notes
+
+
+def _several(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def repeatable(f: Callable[..., Any], args: tuple[Any, ...]) -> list[np.ndarray[Any, Any]]:

@@ -64,7 +64,8 @@ def compare(whole: Whole) -> list[Comparison]:
 
 
 def _steps(whole: Whole) -> int:
-    return STEPS if whole.size <= 100_000 else 8
+    """Down to 1e-10: with thousands of ReLUs some kink is within every larger step."""
+    return STEPS + 4 if whole.size <= 200_000 else 8
 
 
 def _tangents(whole: Whole) -> Plain | str:
@@ -81,7 +82,7 @@ def first_order(whole: Whole) -> Comparison:
     name = "reverse mode against differences"
     with restored_state(), np.errstate(all="ignore"):
         estimate = sweep(lambda t: flat_outputs(whole.f, whole.filled(whole.moved(t, whole.vs))), _steps(whole))
-    use = estimate.reliable
+    use = estimate.reliable_to(1e-3)
     kinks = int(np.sum(estimate.kink))
     note = f"{kinks} of {use.size} outputs have a kink here and are left out" if kinks else ""
     if not use.any():
@@ -130,7 +131,7 @@ def _second_order(whole: Whole) -> Comparison:
         lambda t: np.concatenate([np.ravel(g) for g in whole.gradient(*whole.moved(t, whole.ws))]), _steps(whole)
     )
     use = estimate.reliable
-    if not use.any():
+    if 2 * int(use.sum()) < use.size:  # a few may settle by chance
         return Comparison(name, None, 0.0, "differences of the gradient do not settle at any step size")
     size = float(max(np.max(np.abs(estimate.value[use])), np.max(np.abs(got[use]))))
     error = float(np.max(np.abs(got - estimate.value)[use])) / size if size else 0.0

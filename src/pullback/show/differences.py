@@ -16,6 +16,7 @@ Plain = np.ndarray[Any, Any]
 RATIO = 4.0  # from one step size to the next
 LARGEST = 0.1
 STEPS = 12  # the smallest is then 2e-8
+SPAN = 2  # steps between two gaps that are compared in search of a kink: a smooth one shrinks 16 times
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -35,7 +36,11 @@ class Estimate(NamedTuple):
     @property
     def reliable(self) -> Plain:
         """The entries that can be compared: no kink, and a small error."""
-        allowed = 1e-5 * np.abs(self.value) + 1e-7 * np.max(np.abs(self.value), initial=0.0) + 1e-11 * self.size
+        return self.reliable_to(1e-5)
+
+    def reliable_to(self, relative: float) -> Plain:
+        """The entries without a kink whose error is at most so large."""
+        allowed = relative * np.abs(self.value) + 1e-7 * np.max(np.abs(self.value), initial=0.0) + 1e-11 * self.size
         return np.asarray(~self.kink & (self.error <= allowed))
 
 
@@ -91,16 +96,19 @@ def _nothing(centre: Plain) -> Estimate:
 def _kinks(
     centre: Plain, ahead: list[Plain], behind: list[Plain], sizes: list[float], rounding: Plain
 ) -> tuple[Plain, Plain, Plain]:
-    """Where the slopes on the two sides stay apart. For a smooth function their gap shrinks with the step."""
-    fine = max(k for k, h in enumerate(sizes) if h >= 1e-6)
-    coarse = max(0, fine - 3)
-
-    def slopes(k: int) -> tuple[Plain, Plain]:
-        return (centre - behind[k]) / sizes[k], (ahead[k] - centre) / sizes[k]
-
-    left, right = slopes(fine)
-    before, after = slopes(coarse)
-    gap, earlier = np.abs(right - left), np.abs(after - before)
-    noise = 100 * rounding / sizes[fine] + 1e-9 * np.maximum(np.abs(left), np.abs(right))
-    kink = (gap > noise) & (gap > 0.3 * earlier)
-    return kink | ~np.isfinite(gap), left, right
+    """Where the slopes on the two sides stay equally far apart. For a smooth function their gap shrinks with the step,
+    and where it is rounding it grows."""
+    slope = [((centre - b) / h, (a - centre) / h) for a, b, h in zip(ahead, behind, sizes, strict=True)]
+    kink = np.zeros(centre.shape, bool)
+    left, right = slope[0]
+    for k in range(SPAN, len(sizes)):
+        low, high = slope[k]
+        size = np.maximum(np.abs(low), np.abs(high))
+        noise = 30 * rounding / sizes[k]
+        # The smallest step whose rounding still leaves the slopes to be told apart decides.
+        usable = (noise < 0.02 * size) | (k == SPAN)
+        gap, earlier = np.abs(high - low), np.abs(slope[k - SPAN][1] - slope[k - SPAN][0])
+        apart = (gap > noise + 1e-6 * size) & (gap > 0.3 * earlier) & (gap < 3 * earlier)
+        kink = np.where(usable, apart | ~np.isfinite(gap), kink)
+        left, right = np.where(usable, low, left), np.where(usable, high, right)
+    return kink, left, right
