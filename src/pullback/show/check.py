@@ -91,13 +91,13 @@ def prepared(f: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Any, ...
     held: list[str] = []
     changed = []
     for name, leaf in named.items():
-        dtype: Any = getattr(leaf, "dtype", np.dtype(object))
+        kind: np.dtype[Any] = getattr(leaf, "dtype", np.dtype(object))
         if is_float(leaf):
-            if dtype not in (np.dtype(object), np.dtype(np.float64)):
-                narrow.append(f"{name} is {dtype}")
+            if kind not in (np.dtype(object), np.dtype(np.float64)):
+                narrow.append(f"{name} is {kind}")
             leaf = np.array(plain_value(leaf), np.float64)[()]
-        elif np.size(leaf) and dtype.kind in "iub":
-            held.append(f"{name} is {dtype}")
+        elif np.size(leaf) and kind.kind in "iub":
+            held.append(f"{name} is {kind}")
         changed.append(leaf)
     notes = [f"{_several(narrow)}: checked in float64"] * bool(narrow) + [f"{_several(held)}: held constant"] * bool(
         held
