@@ -13,10 +13,13 @@ SOURCES  := $(shell find src -type f ! -name '*.pyc')
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
-quickstart: $(VENV)/installed ## Train and evaluate a network on the embedded digits, in under a minute
+quickstart: $(VENV)/installed ## From a folder of images without labels to a trained network and its report, in about a minute
 	rm -rf $(RUN)
-	$(VENV)/bin/pullback train mlp --data digits --hidden 64 --optimizer adam --lr 1e-3 --batch-size 32 --steps 600 --out $(RUN)
-	$(VENV)/bin/pullback evaluate $(RUN)
+	$(VENV)/bin/pullback digits $(RUN)/digits
+	$(VENV)/bin/pullback distill $(RUN)/digits/images --teacher digits --image-size 8 --levels 16,32 --repeats 2 \
+		--augment crop --lr 3e-3 --weight-decay 0.05 --batch-size 32 --epochs 40 --held-out 0.2 --out $(RUN)/run
+	$(VENV)/bin/pullback evaluate $(RUN)/run --truth $(RUN)/digits/truth.csv
+	@echo; echo "The report: file://$(CURDIR)/$(RUN)/run/report.html"
 
 test: lint ## Lint, type-check, and run the fast tests with coverage
 	$(TEST)/bin/python -m pytest -m "not slow and not peers" --cov --cov-report=term

@@ -32,6 +32,7 @@ STUDENT = [
     "0.02",
     "--augment",
     "flip",
+    "--bare",
 ]
 
 
@@ -145,6 +146,51 @@ def test_a_student_beside_its_teacher_and_the_truth(
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     assert main(["evaluate", str(out), "--truth", str(tmp_path / "bad.csv")]) == 2
     assert "expected the columns file and class" in capsys.readouterr().err
+
+
+def test_a_report_and_the_network_are_left_behind(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = folder / "<script>alert(1)</script>.png"
+    strange.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (250, 5, 5)).save(strange)
+    out = tmp_path / "run"
+    arguments = [word for word in command(folder, teacher, out, "--steps", "6") if word != "--bare"]
+    result = run_json(capsys, arguments)
+    page = Path(result["report"]).read_text()
+    for words in (
+        "Agreement by class",
+        "Worst images",
+        "Confusion",
+        "Calibration",
+        "Memory",
+        "level0.conv0",
+        "--levels 8",
+    ):
+        assert words in page, words
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+    assert result["command"].startswith(f"pullback distill {folder} --teacher {teacher}")
+    assert Path(result["network"]).stat().st_size > 1000
+    csv, events = tmp_path / "metrics.csv", tmp_path / "events"
+    assert main(["report", str(out), "--csv", str(csv), "--tensorboard", str(events)]) == 0
+    assert csv.read_text().splitlines()[0] == "step,split,loss,accuracy,learning_rate"
+    content = next(events.iterdir()).read_bytes()
+    assert b"validation/loss" in content
+    assert int.from_bytes(content[:8], "little") == len(b"\x09" + 8 * b"\0" + b"\x1a\x0dbrain.Event:2")
+    assert main(["report", str(out), "--csv", "metrics.txt"]) == 2
+
+
+def test_the_digits_and_their_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["digits", str(tmp_path / "digits")]) == 0
+    images = tmp_path / "digits" / "images"
+    assert len(list(images.glob("*.png"))) == 1097
+    capsys.readouterr()
+    options = ["--image-size", "8", "--levels", "8", "--repeats", "1", "--steps", "2", "--bare", "--out"]
+    result = run_json(capsys, ["distill", str(images), "--teacher", "digits", *options, str(tmp_path / "run")])
+    assert result["teacher"] == "digits"
+    truth = str(tmp_path / "digits" / "truth.csv")
+    assert run_json(capsys, ["evaluate", str(tmp_path / "run"), "--truth", truth])["teacher"]["accuracy"] > 0.93
 
 
 def test_text_for_people(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import shlex
 import signal
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -60,8 +60,16 @@ class Command(Options):
     """How images are resized."""
     workers: int | None = None
     """Threads that label; not given: one for each processor."""
+    bare: bool = False
+    """Leave out the report and the ONNX file at the end."""
     description: tyro.conf.OmitArgPrefixes[Description]
     student: tyro.conf.OmitArgPrefixes[Student]
+
+    def _command(self) -> str:
+        """What repeats the job."""
+        own = _words(self, Command(folder=self.folder, description=Description(), student=Student()))
+        words = ["pullback", "distill", self.folder, *own, *_words(self.description, Description())]
+        return shlex.join([*words, *_words(self.student, Student())])
 
     def run(self) -> int:
         with (
@@ -82,9 +90,25 @@ class Command(Options):
                 quiet=self.json,
                 on_labelling=labelling,
                 on_caching=caching,
+                command=self._command(),
+                bare=self.bare,
             )
         self.show(result, _text(result))
         return 0 if result.signal is None else 128 + result.signal
+
+
+def _words(options: Any, default: Any) -> list[str]:
+    """The options of a dataclass that are not its defaults, as they are given on a command line."""
+    words: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in ("description", "student", "json", "debug") or value == getattr(default, field.name, None):
+            continue
+        name = f"--{field.name.replace('_', '-')}"
+        words += (
+            [name] if value is True else [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        )
+    return words
 
 
 def _text(result: Distillation) -> str:
@@ -104,6 +128,8 @@ def _text(result: Distillation) -> str:
         lines += ["", "agreement by class of the teacher:"]
         lines += [f"  {name:{width}}{agreement:.1%}" for name, agreement in result.class_agreement.items()]
     run = shlex.quote(result.run)
+    if result.report is not None:
+        lines += ["", f"{'report':21}{result.report}", f"{'network':21}{result.network}"]
     if result.signal is not None:
         name = signal.Signals(result.signal).name
         lines += ["", f"Interrupted by {name}; everything is saved. Go on with the same command."]

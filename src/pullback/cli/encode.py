@@ -23,8 +23,8 @@ class Command(Options):
     """Run folder."""
     images: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of images in any tree; or a .zip, a .tar or an .npz file of them."""
-    layer: str
-    """The layer, by its path, such as mean or level2.relu1."""
+    layer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The layer, by its path, such as mean or level2.relu1; always needed."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "features.parquet"
     """File to write, .parquet or .npz: path, and features (N, D) float32."""
     checkpoint: Literal["last", "best"] = "last"
@@ -33,7 +33,7 @@ class Command(Options):
     def run(self) -> int:
         with Progress("encoding", "images", quiet=self.json) as progress:
             result = encode(
-                self.folder, self.images, self.layer, self.out, checkpoint=self.checkpoint, on_progress=progress
+                self.folder, self.images, self.layer or "", self.out, checkpoint=self.checkpoint, on_progress=progress
             )
         self.show(result, _text(result))
         return 0

@@ -19,6 +19,8 @@ COMMANDS = {
     "resume": "go on with a run that was interrupted",
     "evaluate": "loss and accuracy of a run's network",
     "predict": "the class of images, according to a run's network",
+    "report": "a run as one HTML page: figures, curves, images, the network, settings",
+    "digits": "handwritten digits as image files, to try things on",
     "export": "a run's network as ONNX, safetensors or Keras",
     "encode": "features of images: what a layer of a run's network makes of them",
     "models": "the networks: their layers, shapes and parameters",

@@ -10,9 +10,35 @@ from pathlib import Path
 
 import numpy as np
 
+from pullback import files
 from pullback.data.dataset import Dataset, Splits, class_numbers
 
 _SPLIT_SEED = 0
+TAUGHT = 700
+"""The first so many digits to train on are what the teacher `digits` was trained on."""
+
+
+def write_digits(folder: Path) -> tuple[Path, Path]:
+    """The digits that the teacher `digits` has not seen, as PNG files without labels in `folder`/images.
+
+    Their true classes are in `folder`/truth.csv, with the columns file and class. Returns the two paths. Files that are
+    there already are written again. Raises RunError where they cannot be written.
+    """
+    from PIL import Image
+
+    train, test = load_digits()
+    images = np.concatenate([train.images[TAUGHT:], test.images])
+    labels = np.concatenate([train.labels[TAUGHT:], test.labels])
+    place, truth = folder / "images", folder / "truth.csv"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(images):
+            Image.fromarray(image[:, :, 0]).save(place / f"{number:04}.png")
+    except OSError as error:
+        raise files.cannot_write(place, error) from error
+    rows = [f"{number:04}.png,{label}" for number, label in enumerate(labels)]
+    files.replace(truth, "\n".join(["file,class", *rows, ""]).encode())
+    return place, truth
 
 
 def load_digits() -> Splits:

@@ -98,6 +98,20 @@ def open_known(name: str, threads: int, engine: str, device: str) -> Network:
     return Network(name, sha256, run, ("n", *size, 3), replace(spec, layout="NHWC"), classes, parallel=False)
 
 
+EMBEDDED = "digits"
+"""The teacher that comes with pullback: handwritten digits, 8x8. `scripts/train_digits_teacher.py` made its file."""
+
+
+def open_embedded(threads: int, device: str) -> Network:
+    """The teacher of the embedded digits; its input is pixels as they are."""
+    content = resources.files("pullback.teach").joinpath("digits.onnx").read_bytes()
+    spec = TeacherSpec(
+        name=EMBEDDED, size=(8, 8), layout="NHWC", scale=1.0, mean=(0.0,), std=(1.0,), output="logits", background=False
+    )
+    network = run_onnx(content, EMBEDDED, hashlib.sha256(content).hexdigest(), threads, device)
+    return replace(network, spec=spec, classes=[ClassName(digit, str(digit)) for digit in range(10)])
+
+
 def imagenet_classes() -> list[ClassName]:
     """The 1000 classes of ImageNet-1k (ILSVRC 2012) in their usual order, with the names of WordNet 3.0."""
     lines = resources.files("pullback.teach").joinpath("imagenet1k.txt").read_text(encoding="utf-8").splitlines()

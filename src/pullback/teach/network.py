@@ -49,13 +49,15 @@ def open_network(which: str | Path, *, threads: int = 1, engine: str = "onnxrunt
     Raises TeacherError where there is none, with the nearest known name or with how to install what it needs.
     """
     from pullback.teach import adapters, onnx_file
-    from pullback.teach.known_teachers import KNOWN, open_known
+    from pullback.teach.known_teachers import EMBEDDED, KNOWN, open_embedded, open_known
 
     if engine not in ENGINES or device not in DEVICES:
         raise TeacherError(
             f"expected the engine {' or '.join(ENGINES)} on {', '.join(DEVICES)}; got {engine}, {device}"
         )
     name, path = str(which), Path(which)
+    if name == EMBEDDED and not path.is_file():
+        return open_embedded(threads, device)
     if name in KNOWN and not path.is_file():
         return open_known(name, threads, engine, device)
     if engine == "pullback":
@@ -69,10 +71,10 @@ def open_network(which: str | Path, *, threads: int = 1, engine: str = "onnxrunt
         return onnx_file.open_onnx(path, threads, device)
     if re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name):
         return adapters.open_callable(name)
-    near = difflib.get_close_matches(name, KNOWN, n=1)
+    near = difflib.get_close_matches(name, [*KNOWN, EMBEDDED], n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise TeacherError(
-        f"teacher '{name}': {hint}expected an ONNX file, one of {', '.join(KNOWN)}, keras:NAME, timm:NAME, "
+        f"teacher '{name}': {hint}expected an ONNX file, one of {', '.join(KNOWN)}, {EMBEDDED}, keras:NAME, timm:NAME, "
         "torchvision:NAME, tfhub:URL or PACKAGE:CALLABLE; `pullback teachers` lists some"
     )
 

@@ -16,8 +16,10 @@ from pullback.errors import ConfigError
 from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
 from pullback.train.config import Settings, read_config, resolved
 from pullback.train.evaluate import Evaluation, evaluate
+from pullback.train.export import export
 from pullback.train.labelled import Recipe, Targets, class_names, labels_folder, read_labelled, split_labelled
 from pullback.train.loop import Result, fit, resume
+from pullback.train.page import report
 
 SUMMARY = "summary.json"
 
@@ -68,6 +70,12 @@ class Distillation:
     """Number of the signal that ended the job early; None where it is complete."""
     settings: dict[str, Any]
     """The settings of the network and its training."""
+    command: str
+    """The command that repeats the job; empty where it was called from Python."""
+    report: str | None
+    """The report, an HTML page; None where there is none."""
+    network: str | None
+    """The network as an ONNX file, from pixels to logits; None where there is none."""
 
 
 def distill(
@@ -85,6 +93,8 @@ def distill(
     quiet: bool = False,
     on_labelling: Callable[[int, int], None] | None = None,
     on_caching: Callable[[int, int], None] = lambda done, total: None,
+    command: str = "",
+    bare: bool = False,
 ) -> Distillation:
     """Label the images of `folder` with `teacher`, train `student` on them, and compare the two on held-out images.
 
@@ -105,6 +115,9 @@ def distill(
         workers: threads that label; the number of processors if None.
         quiet: show no progress of the training.
         on_labelling, on_caching: called as `on_labelling(done, total)` while images are labelled, and resized.
+
+        command: what the report says repeats the job.
+        bare: leave out the report and the ONNX file at the end.
 
     Raises:
         DataError: the folder cannot be used.
@@ -133,7 +146,13 @@ def distill(
     begun = (out / "config.toml").exists()
     result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
     evaluation = evaluate(out, splits.test) if result.signal is None else None
-    summary = _summary(recipe, teacher, chosen, labelling, splits, result, evaluation, student)
+    summary = replace(
+        _summary(recipe, teacher, chosen, labelling, splits, result, evaluation, student), command=command
+    )
+    files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
+    if result.signal is not None or bare:
+        return summary
+    summary = replace(summary, report=str(report(out)), network=export(out).path)
     files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
     return summary
 
@@ -206,4 +225,7 @@ def _summary(
         steps=result.steps,
         signal=result.signal,
         settings=asdict(student),
+        command="",
+        report=None,
+        network=None,
     )

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pullback import files
-from pullback.data import Dataset
 from pullback.errors import RunError
 from pullback.program.onnx_export import to_onnx
 from pullback.train.build import build_model, load_again, normalise
@@ -41,12 +40,18 @@ class Export:
     """The largest difference between their logits, as a part of the largest logit."""
 
 
-def export(run: str | Path, out: str | Path | None = None, format: Format = "onnx", checkpoint: str = "last") -> Export:
+def export(
+    run: str | Path,
+    out: str | Path | None = None,
+    format: Format = "onnx",
+    checkpoint: str = "last",
+    images: NDArray[np.uint8] | None = None,
+) -> Export:
     """Write the network of a run to the file `out` (by default `network.FORMAT` in the run folder).
 
     The input of ONNX and Keras models is pixels, float32 (n, H, W, C) from 0 to 255: normalisation is part of them.
     The output is logits (n, classes). A safetensors file holds the arrays by their paths, and the settings, classes and
-    normalisation in its metadata.
+    normalisation in its metadata. It is compared on `images` (N, H, W, C), or on some of the run's validation images.
 
     Raises RunError where the run cannot be read, the file cannot be written, or what is read back gives other answers.
     """
@@ -54,7 +59,8 @@ def export(run: str | Path, out: str | Path | None = None, format: Format = "onn
     opened = Run.open(run)
     path = Path(out) if out is not None else opened.folder / f"network.{format}"
     model = trained_model(opened, checkpoint).eval()
-    images = _images(load_again(opened.config).test)
+    if images is None:
+        images = np.asarray(load_again(opened.config).test.images[:_COMPARED])
     expected = np.asarray(model(normalise(opened.config.facts)(images)))
     writers: dict[str, Callable[[Run, Any, Path], Callable[[NDArray[np.uint8]], NDArray[Any]]]] = {
         "onnx": _write_onnx,
@@ -69,10 +75,6 @@ def export(run: str | Path, out: str | Path | None = None, format: Format = "onn
             f"largest logit on {len(images)} images, and at most {LARGEST_DIFFERENCE:.0e} was expected: do not use it"
         )
     return Export(str(path), format, path.stat().st_size, len(images), difference)
-
-
-def _images(test: Dataset) -> NDArray[np.uint8]:
-    return np.asarray(test.images[:_COMPARED])
 
 
 def _on_pixels(run: Run, model: Any) -> Callable[[Any], Any]:
