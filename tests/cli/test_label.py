@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from pullback.cli.progress import Progress
 from pullback.teach import LabelTable
 
 
@@ -84,6 +89,60 @@ def test_wrong_options(
     outcome = call("label", folder, "--teacher", teacher, "--out", tmp_path / "labels", *words)
     assert (outcome.code, message in outcome.err) == (2, True), outcome.err
     assert not (tmp_path / "labels").exists()
+
+
+SLOW_TEACHER = """
+import pathlib, time
+shown = []
+def slow(batch):
+    time.sleep(0.01 * len(batch))
+    shown.append(batch)
+    if len(shown) == 6:
+        pathlib.Path("well-on-the-way").touch()
+    return batch.mean(axis=(1, 2))
+slow.teacher = {"size": 12, "layout": "NHWC", "mean": 128, "std": 16, "classes": ["red", "green", "blue"]}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """What was labelled is saved, and the same command goes on."""
+    (tmp_path / "own.py").write_text(SLOW_TEACHER)
+    words = ["label", folder, "--teacher", "own:slow", "--out", "labels", "--batch-size", "2"]
+    program = "import sys; from pullback.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "well-on-the-way").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "what was labelled is saved" in errors) == (130, True), errors
+    saved = len(LabelTable(tmp_path / "labels"))
+    assert 0 < saved < 40
+    again = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["labelled"] == 40 - saved
+
+
+def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was done before does not count for the rate; a terminal gets a bar, a file lines, `--json` nothing."""
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with Progress("labelling", "images") as progress:
+        for done in (100, 110, 200):
+            progress(done, 200)
+    assert capsys.readouterr().err.splitlines() == [
+        "labelling 110 of 200 images, 1 images/s, 1 min 30 s left",
+        "labelling 200 of 200 images, 5 images/s",
+    ]
+    with Progress("labelling", "images", quiet=True) as progress:
+        progress(1, 1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with Progress("labelling", "images", before="listing") as progress:
+        progress(0, 10)
+        progress(10, 10)
+    assert "10/10" in capsys.readouterr().err
 
 
 def test_no_teacher(call: Any, folder: Path) -> None:

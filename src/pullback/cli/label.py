@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import tyro
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
-from pullback.teach import Labelling, Selection, label_folder, select_classes
+from pullback.teach import Labelling, Selection, Teacher, label_folder, select_classes
 from pullback.train.report import duration
 from pullback.train.signals import terminated_as_interrupt
 
@@ -64,8 +65,20 @@ class Command(Options):
         teacher = self.description.open(self.teacher)
         chosen = [c.index for c in select_classes(teacher.classes, self.classes)]
         out = Path(self.out) if self.out else Path("labels") / Path(self.folder).resolve().name
-        with terminated_as_interrupt(), Progress("labelling", "images", quiet=self.json) as progress:
-            result = label_folder(
+        try:
+            result = self._label(teacher, chosen, out)
+        except KeyboardInterrupt:
+            print("Interrupted; what was labelled is saved. Go on with the same command.", file=sys.stderr)
+            return 130
+        selection.write(out)
+        record = _record(result, out, selection)
+        self.show(record, _text(record))
+        return 0
+
+    def _label(self, teacher: Teacher, chosen: list[int], out: Path) -> Labelling:
+        shown = Progress("labelling", "images", quiet=self.json, before="listing the images")
+        with terminated_as_interrupt(), shown as progress:
+            return label_folder(
                 self.folder,
                 teacher,
                 out,
@@ -77,10 +90,6 @@ class Command(Options):
                 workers=self.workers,
                 on_progress=progress,
             )
-        selection.write(out)
-        record = _record(result, out, selection)
-        self.show(record, _text(record))
-        return 0
 
 
 def _record(result: Labelling, out: Path, selection: Selection) -> dict[str, Any]:

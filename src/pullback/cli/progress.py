@@ -15,27 +15,38 @@ class Progress:
     A context; what is shown ends with it, or as `done` reaches `total`.
     """
 
-    def __init__(self, doing: str, things: str, *, quiet: bool = False) -> None:
-        self.doing, self.things, self.quiet = doing, things, quiet
+    def __init__(self, doing: str, things: str, *, quiet: bool = False, before: str = "") -> None:
+        """`before` is what is done before the first call, shown on a terminal alone."""
+        self.doing, self.things, self.quiet, self.before = doing, things, quiet, before
+        self._status: Any = None
         self._bar: Any = None
         self._task: Any = None
         self._first = 0
-        self._began = self._last = 0.0
+        self._began: float | None = None
+        self._last = 0.0
         self._ended = False
 
     def __enter__(self) -> Progress:
+        if self.before and not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(f"{self.before} ...")
+            self._status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        for shown in (self._status, self._bar):
+            if shown is not None:
+                shown.stop()
 
     def __call__(self, done: int, total: int) -> None:
         if self.quiet or self._ended:
             return
         now = time.monotonic()
-        if not self._began:
+        if self._began is None:
             self._first, self._began, self._last = done, now, now
+            if self._status is not None:
+                self._status.stop()
             if sys.stderr.isatty():
                 self._start_bar(done, total)
         self._ended = done >= total

@@ -34,9 +34,8 @@ class LabelKind:
     ) -> LabelKind:
         """The kind of label that this teacher gives with these settings."""
         spec = asdict(teacher.spec)
-        preprocessing = {
-            name: spec[name] for name in ("size", "layout", "scale", "mean", "std", "output", "background")
-        }
+        # Not the layout: it is how the same pixels are handed over, and differs between the engines of one teacher.
+        preprocessing = {name: spec[name] for name in ("size", "scale", "mean", "std", "output", "background")}
         # As JSON gives it back, so that a stored kind compares equal.
         plain = json.loads(json.dumps(preprocessing))
         return cls(str(teacher.spec.name), teacher.sha256, plain, tuple(classes), interpolation, top_k, tta)
