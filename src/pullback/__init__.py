@@ -39,9 +39,9 @@ __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
     "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array", "check",
-    "check_claim", "checkpoint", "compile", "custom", "data", "derive", "explore", "grad", "graph", "hessian",
-    "hvp", "jacobian", "jvp", "memory", "nn", "no_grad", "optim", "record", "show", "stop_gradient", "teach",
-    "tensor", "testing", "trace_nans", "train", "tree", "value_and_grad", "vjp",
+    "check_claim", "checkpoint", "compile", "custom", "data", "derive", "explore", "flow", "grad", "graph",
+    "hessian", "hvp", "jacobian", "jvp", "memory", "nn", "no_grad", "optim", "record", "show", "stop_gradient",
+    "teach", "tensor", "testing", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "show", "teach", "testing", "train")
@@ -50,6 +50,7 @@ _ELSEWHERE: dict[str, str] = {
     "check_claim": "pullback.show.claims",
     "derive": "pullback.show.derivation",
     "explore": "pullback.show.explore",
+    "flow": "pullback.show.flow",
     "graph": "pullback.show.graph",
     "memory": "pullback.show.memory",
 }

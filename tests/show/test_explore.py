@@ -115,7 +115,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "np.exp(x)" in Path("f.html").read_text()
     for wrong in ["layers.py", "layers.py:g", "layers.py:lonely", "nothing.py:f"]:
         assert main(["explore", wrong]) == 2
-    fit(Settings(model="mlp", hidden=(8,), steps=2), "run", quiet=True)
+    fit(Settings(model="mlp", hidden=(8,), steps=2, eager=True), "run", quiet=True)
     for checkpoint in ["last", "initial"]:
         assert main(["explore", "run", "--json", "--checkpoint", checkpoint]) == 0
     assert "model.hidden0.weight" in Path("run/explore.html").read_text()

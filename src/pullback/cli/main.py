@@ -31,6 +31,7 @@ COMMANDS = {
     "derive": "the gradient of a function, derived in mathematics and checked line by line",
     "check": "backwards written by hand in Python files: right, or what is wrong with them",
     "explore": "a page that steps through a run of a function, forward and backward",
+    "flow": "how activations and gradients run through a run's network",
     "distill": "label a folder of images with a pretrained network, and train a small one on the labels",
     "bench": "measure pullback beside PyTorch, JAX, autograd and NumPy on this machine",
 }
