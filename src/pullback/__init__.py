@@ -38,14 +38,15 @@ __version__ = "0.1.0"
 __all__ = [
     "AliasError", "CheckError", "ConfigError", "DataError", "DtypeError", "FreedError", "IndependentWarning",
     "LeavesTapeError", "MutationError", "NoRuleError", "NonFiniteError", "NonScalarError", "PullbackError",
-    "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "array", "check",
-    "check_claim", "checkpoint", "compile", "custom", "data", "derive", "explore", "flow", "grad", "graph",
+    "RunError", "ShapeError", "SkippedFileWarning", "TeacherError", "Tensor", "TreeError", "activation", "array",
+    "check", "check_claim", "checkpoint", "compile", "custom", "data", "derive", "explore", "flow", "grad", "graph",
     "hessian", "hvp", "jacobian", "jvp", "memory", "nn", "no_grad", "optim", "record", "show", "stop_gradient",
     "teach", "tensor", "testing", "trace_nans", "train", "tree", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 _ROOMS = ("data", "nn", "optim", "show", "teach", "testing", "train")
 _ELSEWHERE: dict[str, str] = {
+    "activation": "pullback.show.activation",
     "check": "pullback.show.check",
     "check_claim": "pullback.show.claims",
     "derive": "pullback.show.derivation",

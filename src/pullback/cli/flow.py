@@ -25,7 +25,8 @@ class Command(Options):
 
     def run(self) -> int:
         """Exit code 0."""
-        from pullback.show.flow import draw, save
+        from pullback.show.figures import save
+        from pullback.show.flow import draw
         from pullback.train.flow import flow_of_run
 
         flows = flow_of_run(self.folder, self.images)

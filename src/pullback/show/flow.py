@@ -3,7 +3,6 @@ explode, die or saturate on the way."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pullback import files, nn, optim
+from pullback import nn, optim
 from pullback.core import tree
 from pullback.core.tensor import plain_value
 from pullback.errors import ConfigError
+from pullback.show.figures import as_bytes, save
 from pullback.show.flow_findings import findings
 from pullback.show.ledger_text import columns
 from pullback.show.traced import Box, Operation, Traced, Value, traced
@@ -70,9 +70,7 @@ class Flow:
         return save(self.figure(), path)
 
     def _repr_png_(self) -> bytes:
-        picture = io.BytesIO()
-        self.figure().savefig(picture, format="png")
-        return picture.getvalue()
+        return as_bytes(self.figure(), "png")
 
     def __str__(self) -> str:
         head = (
@@ -215,7 +213,7 @@ def draw(flows: Sequence[Flow]) -> Any:
 
     count = max(len(each.layers) for each in flows)
     figure = Figure(figsize=(max(8.0, 0.32 * count + 5), 7.5), dpi=110, layout="constrained")
-    panels = {
+    panels: dict[str, Callable[[Layer], float | None]] = {
         "norm of the activations": lambda layer: layer.activation,
         "norm of the gradients": lambda layer: layer.gradient,
         "update / weight": lambda layer: layer.update_ratio,
@@ -236,15 +234,3 @@ def draw(flows: Sequence[Flow]) -> Any:
         if len(flows) > 1:
             axes.legend(fontsize=8)
     return figure
-
-
-def save(figure: Any, path: str | Path) -> Path:
-    """Writes a figure, atomically. Raises ConfigError for an ending that matplotlib does not know."""
-    path = Path(path)
-    picture = io.BytesIO()
-    kinds = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in kinds:
-        raise ConfigError(f"{path}: expected a file that ends in {', '.join(f'.{kind}' for kind in sorted(kinds))}")
-    figure.savefig(picture, format=path.suffix.removeprefix("."))
-    files.replace(path, picture.getvalue())
-    return path
