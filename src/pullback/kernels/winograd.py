@@ -211,6 +211,18 @@ def _prefetch_tiles(
 
 
 @inline
+def _prefetch_weights(
+    w: Pointer, frequency: int, rows: int, first_row: int, count_rows: int, columns: int, first: int, count: int
+) -> None:  # fmt: skip
+    """Bring the part of a frequency, of 36, of a block of the 3x3 weights (9, rows, columns)."""
+    begin, end = portion(9 * count_rows, frequency, 36)
+    for line in range(begin, end):
+        at = (line // count_rows * rows + first_row + line % count_rows) * columns + first
+        for c in range(0, count, _LINE):
+            prefetch(w, at + c)
+
+
+@inline
 def _transform_weights(
     w: Pointer, inputs: int, outputs: int, adjoint: bool, first_in: int, first_out: int, chunk: int, group: int,
     u: Pointer, to: int, taps: Pointer,
@@ -346,6 +358,19 @@ def winograd_forward(
                     _prefetch_tiles(
                         load_other, begin, end, tiles_y, tiles_x, height, width, inputs, next_in, next_depth, False
                     )  # fmt: skip
+                if not ahead:
+                    next_out = first_out
+                    if last:
+                        next_out = (unit + 1) // blocks * group
+                    next_width = min(group, outputs - next_out)
+                    if adjoint:
+                        _prefetch_weights(
+                            weights, frequency, outputs, next_out, next_width, inputs, next_in, next_depth
+                        )  # fmt: skip
+                    else:
+                        _prefetch_weights(
+                            weights, frequency, inputs, next_in, next_depth, outputs, next_out, next_width
+                        )  # fmt: skip
                 if last:
                     begin, end = portion(count, frequency, 36)
                     begin, end = begin + first_tile, end + first_tile
