@@ -204,6 +204,7 @@ class Case:
     name: str
     samples: list[Sample]
     nearby: list[Sample]
+    again: Callable[[tuple[Any, ...]], Sample | None] | None = None  # a sample at other arguments
 
     @property
     def first(self) -> Sample:

@@ -56,8 +56,12 @@ def judgement(
         return _by_differences(point, whole, rng, problem)
     nearby = list(_nearby(claims, args, rng, cotangents))
     verdicts, notes = {}, []
+
+    def again(other: tuple[Any, ...]) -> Sample | None:
+        return next(_there(claims, other, rng, cotangents), None)
+
     for name in whole[0].claims:
-        case = Case(name, whole, nearby)
+        case = Case(name, whole, nearby, again)
         verdict = judge(case)
         if not verdict and _only_at_kinks(case):
             text = "It differs at kinks alone, where any slope between those of the two sides is one."
@@ -90,15 +94,21 @@ def _nearby(
     named, structure = leaves_by_name(claims.forward, args)
     for _ in range(NEARBY):
         moved = (_moved(leaf, rng) if is_float(leaf) else leaf for leaf in named.values())
-        there = tuple(structure.unflatten(moved))
-        with np.errstate(all="ignore"):
-            observed, _problem = _observed(claims, there)
-            if observed is None or not all(np.isfinite(y).all() for y in observed.outputs):
-                continue
-            point = Point(claims.forward, there, observed, observed.outputs)
-            for sample in samples_at(point, claims, rng, 1, cotangents):
-                if isinstance(sample, Sample):
-                    yield sample
+        yield from _there(claims, tuple(structure.unflatten(moved)), rng, cotangents)
+
+
+def _there(
+    claims: Claimed, args: tuple[Any, ...], rng: np.random.Generator, cotangents: list[Any] | None
+) -> Iterator[Sample]:
+    """A sample at some arguments; none where f or its backward cannot be run there."""
+    with np.errstate(all="ignore"):
+        observed, _problem = _observed(claims, args)
+        if observed is None or not all(np.isfinite(y).all() for y in observed.outputs):
+            return
+        point = Point(claims.forward, args, observed, observed.outputs)
+        for sample in samples_at(point, claims, rng, 1, cotangents):
+            if isinstance(sample, Sample):
+                yield sample
 
 
 def _moved(leaf: Any, rng: np.random.Generator) -> Any:

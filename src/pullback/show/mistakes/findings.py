@@ -40,8 +40,13 @@ def proportion(case: Case, direction: Any, rest: Any = None) -> float | None:
     return factor if np.isfinite(factor) and residual <= case.tolerance * size else None
 
 
-def name_of_factor(factor: float, point: Point) -> str:
-    """A factor in words: the size, the product of sizes, or the number that it equals."""
+def name_of_factor(factor: float, point: Point, axis: str | None = None) -> str:
+    """A factor in words: the size, the product of sizes, or the number that it equals; or a size that is known."""
+    if axis is not None:
+        size = factor if abs(factor) > 1 else 1 / factor
+        batch = batch_size(point)
+        name = f"{axis}, the batch size" if batch is not None and axis == f"{batch[1]}.shape[0]" else axis
+        return f"{_short(factor)} = {name}" if abs(factor) > 1 else f"1/{_short(size)}, and {_short(size)} = {name}"
     for value, form in ((factor, "{}"), (-factor, "-{}")):
         for text, size in _known_numbers(point):
             if math.isclose(value, size, rel_tol=1e-5):

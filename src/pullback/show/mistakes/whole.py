@@ -11,6 +11,7 @@ import numpy as np
 from pullback.show.evidence import Case, Sample
 from pullback.show.mistakes.axes import localised
 from pullback.show.mistakes.findings import Finding, name_of_factor, plausible, proportion
+from pullback.show.mistakes.sizes import size_behind
 
 
 def sign_or_factor(case: Case) -> Iterator[Finding]:
@@ -31,7 +32,7 @@ def sign_or_factor(case: Case) -> Iterator[Finding]:
         text = f"The sign is wrong: it is minus the gradient. Negate what is returned for {case.name}."
         yield Finding("sign", text, error, plausible(case, predict, 1.0))
     else:
-        name = name_of_factor(factor, case.first.point)
+        name = name_of_factor(factor, case.first.point, size_behind(case, factor) if factor > 0 else None)
         text = f"Off by the constant factor {name}. {_mend(factor, name)}"
         yield Finding("constant_factor", text, error, plausible(case, predict, 0.9))
 
@@ -39,7 +40,7 @@ def sign_or_factor(case: Case) -> Iterator[Finding]:
 def _mend(factor: float, name: str) -> str:
     if "shape[" in name or ".size" in name:
         if abs(factor) > 1:
-            return "It is summed where the function takes the mean: the division is missing, or a sum is taken twice."
+            return "A division by that size is missing, as of a sum in place of a mean; or a sum is taken twice."
         return "The division by that size is applied once too often, or a sum over it is missing."
     return f"Divide it by {factor:.6g}."
 
