@@ -34,8 +34,8 @@ class Command(Options):
     """HTML page to write, with pictures; not given: sheet.html in the folder of the labels; none: no page."""
     shown: int = 8
     """Of each class, show so many of the most and of the least certain images."""
-    distance: int = 3
-    """Images look alike that differ in at most so many of the 64 bits of their difference hash, 0 to 10."""
+    distance: int = 4
+    """Images look alike that differ in at most so many of the 64 bits of their perceptual hash, 0 to 10."""
     min_confidence: float | None = None
     """Use only images of which the teacher is so certain; not given: as `pullback label` was told. It and the next two
     hold for this command alone."""

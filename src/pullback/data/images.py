@@ -158,17 +158,27 @@ def decode_image(
 def decode_with_hash(
     content: bytes | NDArray[np.uint8], size: tuple[int, int], channels: int = 3, resample: str = "bicubic"
 ) -> tuple[NDArray[np.uint8], int]:
-    """`decode_image`, and 64 bits that say where the image grows brighter from left to right on a grid of 8 by 8.
+    """`decode_image`, and 64 bits that differ little between images that look alike, whatever their size and format.
 
-    Images that look alike differ in few of them (N. Krawetz, "Kind of Like That", 2013).
+    Which of the lowest 8 by 8 frequencies but the constant one are above their median, in the image reduced to 32 by 32
+    (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). 0 for a single colour.
     """
     from PIL import Image
 
     original = _opened(content, channels)
     resized = _resized(original, size, resample)
-    smaller = min(original, resized, key=lambda image: image.width * image.height)
-    grey = np.asarray(smaller.convert("L").resize((9, 8), Image.Resampling.BOX))
-    return _pixels(resized, channels), int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+    # The smaller of the two is quicker to reduce, as long as it is no smaller than the grid.
+    quicker = min(size) >= _GRID and resized.width * resized.height < original.width * original.height
+    seen = resized if quicker else original
+    grey = seen.convert("L").resize((_GRID, _GRID), Image.Resampling.BOX)
+    frequencies = (_COSINES @ np.asarray(grey, np.float32) @ _COSINES.T).round(2)
+    ordered = np.sort(frequencies, axis=None)  # quicker than np.median, which is written for large arrays
+    bits = np.packbits(frequencies > (ordered[31] + ordered[32]) / 2).tobytes()
+    return _pixels(resized, channels), int.from_bytes(bits, "big")
+
+
+_GRID = 32
+_COSINES = np.cos(np.pi / _GRID * np.outer(np.arange(1, 9), np.arange(_GRID) + 0.5)).astype(np.float32)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

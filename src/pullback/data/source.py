@@ -74,7 +74,7 @@ class ReadImage:
     """(H, W, channels); None where it could not be decoded, or was not wanted."""
     problem: str | None = None
     """Why there is no image; None also where it was not wanted."""
-    difference_hash: int = 0
+    perceptual_hash: int = 0
     """See `decode_with_hash`; 0 where the image keeps its own size."""
 
 
@@ -134,7 +134,7 @@ class ImageSource(ABC):
                 if size is None:
                     return ReadImage(path, sha256, decode_image(content, None, channels, resample))
                 image, bits = decode_with_hash(content, size, channels, resample)
-                return ReadImage(path, sha256, image, difference_hash=bits)
+                return ReadImage(path, sha256, image, perceptual_hash=bits)
             except DataError as error:
                 return ReadImage(path, sha256, problem=str(error))
 

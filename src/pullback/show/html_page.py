@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ h3 { font-size: 1rem; margin-bottom: .3rem; } .note { opacity: .75; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .bar { display: inline-block; height: .7em; background: var(--bar); vertical-align: baseline; }
+.wide figure { width: 11.2rem; }
 .strip { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 7.5rem; }
 figure img { width: 100%; image-rendering: auto; border: 1px solid var(--line); }
 figcaption { font-size: .75rem; overflow-wrap: anywhere; line-height: 1.25; }
@@ -50,27 +52,39 @@ def paragraph(value: object, note: bool = False) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[object] = (), bars: int | None = None) -> str:
-    """Rows of cells; numbers go to the right. `bars` is a column whose numbers are drawn as bars beside them."""
+    """Rows of cells; columns of numbers and percentages go to the right.
+
+    `bars` is a column whose numbers are drawn as bars besides.
+    """
     largest = max((float(str(row[bars])) for row in rows), default=0.0) if bars is not None else 0.0
+    right = [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(header)
 
-    def cell(value: object, tag: str = "td") -> str:
-        number = isinstance(value, int | float)
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else text(value)
-        return f"<{tag}{' class=n' if number else ''}>{shown}</{tag}>"
+    def cells(row: Sequence[object], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if numbers else ''}>{_cell(value)}</{tag}>"
+            for value, numbers in zip(row, right, strict=True)
+        )
 
-    lines = ["<tr>" + "".join(f"<th>{text(name)}</th>" for name in header) + "</tr>"] if header else []
+    lines = [f"<tr>{cells(header, 'th')}</tr>"] if header else []
     for row in rows:
-        cells = "".join(map(cell, row))
+        bar = ""
         if bars is not None and largest:
-            width = 20 * float(str(row[bars])) / largest
-            cells += f'<td><span class=bar style="width:{width:.2f}rem"></span></td>'
-        lines.append(f"<tr>{cells}</tr>")
+            bar = f'<td><span class=bar style="width:{20 * float(str(row[bars])) / largest:.2f}rem"></span></td>'
+        lines.append(f"<tr>{cells(row, 'td')}{bar}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
 
-def strip(figures: Iterable[str]) -> str:
-    """Figures side by side."""
-    return f"<div class=strip>{''.join(figures)}</div>"
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) or bool(re.fullmatch(r"[\d.]+%", str(value)))
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else text(value)
+
+
+def strip(figures: Iterable[str], wide: bool = False) -> str:
+    """Figures side by side, as wide as six fill the page where asked."""
+    return f"<div class='strip{' wide' if wide else ''}'>{''.join(figures)}</div>"
 
 
 def figure(image: NDArray[np.uint8] | None, captions: Sequence[object], problem: str = "") -> str:

@@ -41,12 +41,12 @@ def labels_page(table: LabelTable, summary: LabelSummary, images: Path | None, c
         ("mean confidence", f"{summary.mean_confidence:.1%}"),
         ("mean entropy", f"{summary.mean_entropy:.3f} nats"),
         ("copies", f"{_surplus(summary.copies):,} images are copies of others"),
-        ("alike", f"{sum(map(len, summary.alike)):,} images in {len(summary.alike):,} groups look alike"),
+        ("alike", f"{sum(map(len, summary.alike)):,} images look alike (groups: {len(summary.alike):,})"),
     ]
     edges = np.linspace(0, 1, len(summary.confidence_histogram) + 1)
     ranges = [f"{low:.0%} to {high:.0%}" for low, high in pairwise(edges)]
     bins = list(zip(ranges, summary.confidence_histogram.tolist(), strict=True))
-    rows = [(c.name, c.images, c.used, c.mean_confidence) for c in summary.classes]
+    rows = [(c.name, c.images, c.used, f"{c.mean_confidence:.1%}") for c in summary.classes]
     parts = [
         html.table(facts),
         html.heading("Classes"),

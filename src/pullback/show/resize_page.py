@@ -27,12 +27,13 @@ def resize_page(comparison: Comparison, names: list[str], teacher: str, folder: 
     height, width = comparison.images.shape[2:4]
     rows = [
         (
-            method + (" (recommended)" if method == best else ""),
+            method,
             WORDS[method],
             f"{confidences[m].mean():.1%}",
             f"{comparison.support[m].mean():.1%}",
             f"{(labels[m] == comparison.consensus).mean():.1%}",
             f"{(comparison.agreement[m].sum() - 1) / (len(comparison.methods) - 1):.1%}",
+            "recommended" if method == best else "",
         )
         for m, method in enumerate(comparison.methods)
     ]
@@ -47,14 +48,7 @@ def resize_page(comparison: Comparison, names: list[str], teacher: str, folder: 
         html.heading("Methods"),
         html.table(
             rows,
-            (
-                "method",
-                "",
-                "mean confidence",
-                "support of the consensus",
-                "agrees with it",
-                "agrees with other methods",
-            ),
+            ("method", "", "mean confidence", "support of the consensus", "agrees with it", "agrees with others", ""),
         ),
         html.paragraph(
             "The consensus is the class that the mean of all methods' answers finds most probable; it stands in for "
@@ -74,8 +68,11 @@ def resize_page(comparison: Comparison, names: list[str], teacher: str, folder: 
         parts.append(html.heading(comparison.paths[n], 3))
         parts.append(
             html.strip(
-                html.figure(comparison.images[m, n], (method, names[labels[m, n]], f"{confidences[m, n]:.1%}"))
-                for m, method in enumerate(comparison.methods)
+                (
+                    html.figure(comparison.images[m, n], (method, names[labels[m, n]], f"{confidences[m, n]:.1%}"))
+                    for m, method in enumerate(comparison.methods)
+                ),
+                wide=True,
             )
         )
     return html.page("Ways of resizing, as the teacher sees them", parts)

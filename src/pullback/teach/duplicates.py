@@ -20,7 +20,7 @@ def equal_groups(digests: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
 
 
 def similar_groups(hashes: NDArray[np.uint64], distance: int) -> list[NDArray[np.int64]]:
-    """Rows whose difference hashes (N,) differ in at most `distance` bits, directly or through others.
+    """Rows whose perceptual hashes (N,) differ in at most `distance` bits, directly or through others.
 
     Groups of two or more, the largest first. Images of one colour have the hash 0, which says nothing: they are left
     out. Two hashes that differ in d bits agree wholly in at least one of d + 1 parts: only such pairs are compared.

@@ -62,7 +62,7 @@ class Comparison:
         return self.probabilities[:, np.arange(len(self.paths)), self.consensus]
 
     def recommended(self) -> str:
-        """The method that supports the consensus most; bicubic, unless that is less by more than a standard error.
+        """The method that supports the consensus most; bicubic, unless that is less by two standard errors.
 
         The consensus stands in for the truth, which nobody knows here: errors that one way of resizing makes are
         mostly not those of another.
@@ -71,7 +71,7 @@ class Comparison:
         best, default = int(mean.argmax()), self.methods.index(DEFAULT)
         lead = self.support[best] - self.support[default]
         error = lead.std() / np.sqrt(len(lead))
-        return DEFAULT if lead.mean() <= error else self.methods[best]
+        return DEFAULT if lead.mean() <= 2 * error else self.methods[best]
 
 
 def compare_interpolations(

@@ -10,7 +10,7 @@ from typing import Any
 from pullback.teach.classes import ClassName
 from pullback.teach.teacher import Teacher
 
-FORMAT = "pullback-labels-2"
+FORMAT = "pullback-labels-3"
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class _Job:
         batch = _Batch()
         for i, found in zip(to_do, read, strict=True):
             image = LabelledImage(
-                found.path, found.sha256, self.listing.bytes[i], self.listing.modified_ns[i], found.difference_hash
+                found.path, found.sha256, self.listing.bytes[i], self.listing.modified_ns[i], found.perceptual_hash
             )
             if found.problem is not None:
                 batch.skipped[found.path] = found.problem

@@ -40,7 +40,7 @@ class LabelledImage:
     sha256: str
     bytes: int
     modified_ns: int
-    difference_hash: int = 0
+    perceptual_hash: int = 0
     """64 bits that differ little between images that look alike."""
 
 
@@ -262,7 +262,7 @@ def _to_arrow(kind: LabelKind, images: Sequence[LabelledImage], probabilities: N
         "sha256": _array([image.sha256 for image in images], pa.string()),
         "bytes": _array([image.bytes for image in images], pa.int64()),
         "modified_ns": _array([image.modified_ns for image in images], pa.int64()),
-        "difference_hash": _array([image.difference_hash for image in images], pa.uint64()),
+        "perceptual_hash": _array([image.perceptual_hash for image in images], pa.uint64()),
         "label": _array(label, pa.int32()),
         "class": _array([kind.classes[i].short for i in label], pa.string()),
         "confidence": pa.array(probabilities.max(axis=1, initial=0)),

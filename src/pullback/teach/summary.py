@@ -52,7 +52,7 @@ class LabelSummary:
     """Groups of rows that look alike, of which at least two differ in content."""
 
 
-def summarise(table: LabelTable, selection: Selection | None = None, shown: int = 8, distance: int = 3) -> LabelSummary:
+def summarise(table: LabelTable, selection: Selection | None = None, shown: int = 8, distance: int = 4) -> LabelSummary:
     """Sum a table up.
 
     Args:
@@ -70,7 +70,7 @@ def summarise(table: LabelTable, selection: Selection | None = None, shown: int 
     members = np.split(order, np.cumsum(per_class)[:-1])
     names = table.class_names
     digests = table.digests()
-    alike = similar_groups(np.asarray(table.column("difference_hash").to_numpy(), np.uint64), distance)
+    alike = similar_groups(np.asarray(table.column("perceptual_hash").to_numpy(), np.uint64), distance)
     return LabelSummary(
         images=len(table),
         used=len(used),

@@ -28,7 +28,7 @@ class LabelTable:
 
     Attributes: `folder`; `kind`, how the labels were made; `images_per_second`, the rate of labelling.
 
-    Columns: `path`, `sha256`, `bytes`, `modified_ns`, `difference_hash` (see LabelledImage), `label` (the most probable
+    Columns: `path`, `sha256`, `bytes`, `modified_ns`, `perceptual_hash` (see LabelledImage), `label` (the most probable
     class, counted in `kind.classes`), `class` (its name), `confidence` (its probability), `entropy` (of the answer,
     nats), `probabilities` (or `top_classes` and `top_probabilities`), `teacher`, `teacher_sha256`, `interpolation`.
     """
