@@ -25,7 +25,7 @@ from pullback.show.notation import LEGENDS
 from pullback.show.render_text import TITLES, render, render_table
 from pullback.show.running import Run, Variable, plain_run, run
 from pullback.show.simplify import simplify
-from pullback.show.slopes import against_slope, directions, relative, slope
+from pullback.show.slopes import against_slope, relative, slope, ways
 from pullback.show.symbolic import as_expression, can_be_read
 from pullback.show.tangents import Tangents
 from pullback.show.walk import Edge, Walk
@@ -102,7 +102,7 @@ class Derivation:
     @cached_property
     def _tangents(self) -> Tangents:
         inputs = self._walk.run.inputs
-        return Tangents(self._walk, {name: directions(inputs[name].shape, 1, 3)[0] for name in self._moving})
+        return Tangents(self._walk, ways({name: inputs[name].shape for name in self._moving}, 3))
 
     @cached_property
     def tangents(self) -> list[Line]:
@@ -162,10 +162,10 @@ class Derivation:
                 if whole.cost <= LARGEST or v in walk.run.outputs:
                     known[f"{v.name}_dot"] = whole
         entries = {}
-        ways = {name: tangents.values[f"{name}_dot"] for name in self._moving}
+        moves = {name: tangents.values[f"{name}_dot"] for name in self._moving}
         for k, y in enumerate(walk.run.outputs):
             if y in tangents.expressions:
-                found, rough = slope(partial(self._moved_output, ways, k))
+                found, rough = slope(partial(self._moved_output, moves, k))
                 e = known[f"{y.name}_dot"]
                 number = e.evaluated(tangents.values, {})
                 error = 0.0 if np.any(rough) else relative(number, found)
@@ -176,11 +176,11 @@ class Derivation:
     def _moving(self) -> list[str]:
         return [name for name in self._wrt if name in self._walk.run.inputs]
 
-    def _moved(self, ways: Mapping[str, Any], t: float) -> list[Any]:
-        return self._f(**{name: t * way for name, way in ways.items()})  # type: ignore[no-any-return]
+    def _moved(self, moves: Mapping[str, Any], t: float) -> list[Any]:
+        return self._f(**{name: t * way for name, way in moves.items()})  # type: ignore[no-any-return]
 
-    def _moved_output(self, ways: Mapping[str, Any], k: int, t: float) -> Any:
-        return self._moved(ways, t)[k]
+    def _moved_output(self, moves: Mapping[str, Any], k: int, t: float) -> Any:
+        return self._moved(moves, t)[k]
 
     def _slope_errors(self, gradients: Mapping[str, Any]) -> dict[str, float]:
         """The error of each gradient against differences of the whole program, along random directions."""
@@ -188,16 +188,16 @@ class Derivation:
         errors = dict.fromkeys(gradients, 0.0)
         for group in groups:
             for seed in (1, 2):
-                ways = {name: directions(np.shape(gradients[name]), 1, seed)[0] for name in group}
-                found, rough = slope(partial(self._along, ways))
+                moves = ways({name: np.shape(gradients[name]) for name in group}, seed)
+                found, rough = slope(partial(self._along, moves))
                 flat = np.concatenate([np.ravel(gradients[name]) for name in group])
-                way = np.concatenate([np.ravel(ways[name]) for name in group])
+                way = np.concatenate([np.ravel(moves[name]) for name in group])
                 error = 0.0 if np.any(rough) else against_slope(flat, way, float(found), 1e-12)
                 errors |= {name: max(errors[name], error) for name in group}
         return errors
 
-    def _along(self, ways: Mapping[str, Any], t: float) -> float:
-        pairs = zip(self._walk.cotangents, self._moved(ways, t), strict=True)
+    def _along(self, moves: Mapping[str, Any], t: float) -> float:
+        pairs = zip(self._walk.cotangents, self._moved(moves, t), strict=True)
         return sum(float(np.vdot(g, y)) for g, y in pairs)
 
     @cached_property

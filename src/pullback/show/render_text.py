@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pullback.show.layout import Style
-from pullback.show.slopes import directions
+from pullback.show.slopes import ways
 from pullback.show.tangents import Tangents
 from pullback.show.walk import Walk
 from pullback.show.writers import Text
@@ -46,8 +46,8 @@ def render_table(walk: Walk, moving: Sequence[str]) -> str:
     """Values, tangents and adjoints of all variables."""
     inputs = walk.run.inputs
     numbers = all(not inputs[name].shape for name in moving)
-    ways = [{name: np.float64(1.0)} for name in moving] if numbers else [_random_ways(walk, moving)]
-    columns = [Tangents(walk, way).numbers for way in ways]
+    moves = [{name: np.float64(1.0)} for name in moving] if numbers else [_random_ways(walk, moving)]
+    columns = [Tangents(walk, way).numbers for way in moves]
     titles = [f"d/d{Text(Style()).name(name)}" for name in moving] if numbers else ["tangent"]
     steps = [v for step in walk.run.steps for v in step.outputs if v not in walk.hidden]
     rows = [["", "value", *titles, "adjoint"]]
@@ -61,7 +61,7 @@ def render_table(walk: Walk, moving: Sequence[str]) -> str:
 
 
 def _random_ways(walk: Walk, moving: Sequence[str]) -> dict[str, Any]:
-    return {name: directions(walk.run.inputs[name].shape, 1, 3)[0] for name in moving}
+    return ways({name: walk.run.inputs[name].shape for name in moving}, 3)
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ def directions(shape: tuple[int, ...], count: int, seed: int = 0) -> Sequence[An
     """Random directions, the same ones each time."""
     rng = np.random.default_rng((seed, *shape))
     return [rng.normal(size=shape) for _ in range(count)]
+
+
+def ways(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Any]:
+    """A random direction for each of several arrays, no two alike."""
+    rng = np.random.default_rng(seed)
+    return {name: np.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
 
 
 def against_slope(gradient: Any, direction: Any, found: float, floor: float) -> float:

@@ -64,9 +64,8 @@ class Tangents:
         """The error of a tangent against differences of the step itself; 0 where a kink leaves nothing to compare."""
         found, rough = slope(partial(self._along, step, moving, k))
         keep = ~np.asarray(rough)
-        return relative(
-            np.where(keep, number, 0.0), np.where(keep, found, 0.0), float(np.linalg.norm(np.ravel(number)))
-        )
+        floor = 1e-6 * sum(float(np.linalg.norm(np.ravel(p[1]))) for p in moving if p is not None)  # what may cancel
+        return relative(np.where(keep, number, 0.0), np.where(keep, found, 0.0), floor)
 
     def _along(self, step: Step, moving: list[Pair | None], k: int, t: float) -> Any:
         values = [x if p is None else x + t * p[1] for x, p in zip(step.values, moving, strict=True)]
