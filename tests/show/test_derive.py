@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pullback as pb
-from pullback.rules.nn import softmax
+from pullback.rules.nn import relu, softmax
 
 RNG = np.random.default_rng(0)
 
@@ -153,3 +153,40 @@ def test_all_kinds_of_programs() -> None:
         assert d.latex()
     assert str(pb.derive(lambda x: np.mean(np.logaddexp(0, -x)), x).closed_form["x"]) == "−exp(−x) / (3 (exp(−x) + 1))"
     assert str(pb.derive(lambda x, W: x @ W @ x, x, W).closed_form["x"]) == "W x + Wᵀ x"
+
+
+def test_gradients_as_rows() -> None:
+    def residual(x: Any, H: Any, v: Any) -> Any:
+        a = H @ x + v
+        return x + relu(a)
+
+    H, h = RNG.normal(size=(3, 3)), RNG.normal(size=3)
+    d = pb.derive(residual, h, H, RNG.normal(size=3), layout="row")
+    assert str(d.closed_form["x"]) == "∂e/∂y diag(𝟏{a > 0}) H + ∂e/∂y"
+    assert d.closed_form["x"].latex().startswith(r"\frac{\partial e}{\partial y}\, \operatorname{diag}")
+    assert str(d.closed_form["H"]) == "(𝟏{a > 0} ⊙ (∂e/∂y)ᵀ) xᵀ"
+
+    def recurrent(W: Any, h: Any) -> Any:
+        for _ in range(4):
+            h = np.tanh(W @ h)
+        return h
+
+    d = pb.derive(recurrent, H, h, layout="row")
+    assert str(d.closed_form["h"]) == "∂e/∂h₄ (∏_t=4..1 diag(1 − hₜ²) W)"
+    d = pb.derive(lambda x: -np.log(softmax(x)[2]), h, layout="row")
+    assert str(d.closed_form["x"]) == "softmax(x)ᵀ − onehot(2)ᵀ"
+
+
+def test_adjoints_with_bars() -> None:
+    d = pb.derive(two_paths, 2.0, 3.0, bars=True)
+    assert [line.text for line in d.backward][-1] == "x̄₂ = x₁ ā₁ + cos(x₂) ā₂"
+    assert r"\bar{x_{2}}" in d.backward[-1].latex
+
+
+def test_fused_functions_can_be_opened() -> None:
+    x = RNG.normal(size=4)
+    closed = pb.derive(lambda x: np.sum(softmax(x) ** 2), x)
+    opened = pb.derive(lambda x: np.sum(softmax(x) ** 2), x, open=("softmax",))
+    assert len(opened.forward) > len(closed.forward)
+    assert opened.ok
+    np.testing.assert_allclose(opened.closed_form["x"].evaluate(), closed.closed_form["x"].evaluate(), rtol=1e-9)

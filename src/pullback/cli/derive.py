@@ -42,6 +42,8 @@ class Command(Options):
     """File to write, in place of printing."""
     bars: bool = False
     """Write adjoints with bars, and not as fractions."""
+    layout: Literal["column", "row"] = "column"
+    """Gradients of vectors as columns, or as rows."""
     open: tuple[str, ...] = ()
     """Fused functions to open into their parts, such as softmax; all: every one."""
 
@@ -60,6 +62,7 @@ class Command(Options):
             names=named_sizes(self.sizes) if self.sizes else None,
             mode=self.mode,
             bars=self.bars,
+            layout=self.layout,
             open=True if self.open == ("all",) else self.open,
         )
         written = {

@@ -325,7 +325,8 @@ def derive(
         open: the names of fused primitives to open into their references; True for all.
         mode: "reverse", or "forward": the tangent of each variable along directions of the inputs.
         bars: write adjoints as x̄ instead of ∂e/∂x.
-        layout: "column" (gradients have the shape of the variable) or "row".
+        layout: "column" (gradients have the shape of the variable) or "row" (those of vectors are rows, and the chain
+            rule multiplies from the right; those of matrices keep their shape).
         fold: write patterns that repeat once, with an index.
 
     Raises:

@@ -61,6 +61,11 @@ class Writer:
         """The formula of an expression."""
         return self.piece(e).text
 
+    def left(self, e: Expression) -> str:
+        """The left-hand side of a line: a symbol by itself."""
+        [term] = e.terms
+        return self._atom(term.factors[0].atom, term.factors[0], None).text
+
     def piece(self, e: Expression, letters: Letters | None = None) -> Piece:
         """The formula of an expression; with letters for its axes, with indices written out."""
         if not e.terms:
@@ -90,8 +95,8 @@ class Writer:
             product, top, bottom = self._indexed(t, e.rank, letters), [], []
         else:
             scalars, product = self._product(t, e)
-        scalars = [*map(self._factor, sorted(top, key=_factor_order)), *scalars]
-        below = [self._factor(f._replace(power=-f.power)) for f in bottom]
+        scalars = [*map(self.factor, sorted(top, key=_factor_order)), *scalars]
+        below = [self.factor(f._replace(power=-f.power)) for f in bottom]
         return t.coefficient < 0, self._fraction(number, names, scalars, below, product)
 
     def _fraction(self, number: Fraction, names: tuple[list[str], list[str]], top: list[Piece], bottom: list[Piece],
@@ -134,10 +139,10 @@ class Writer:
         scalars: list[Piece] = []
         above: dict[tuple[int, ...], list[Piece]] = {}
         below: dict[tuple[int, ...], list[Piece]] = {}
-        for part in _components(factors, e.rank):
+        for part in components(factors, e.rank):
             free = tuple(sorted({i for f in part for i in f.labels if i < e.rank}))
             if not free:
-                scalars.append(self._scalar(part, e.rank))
+                scalars.append(self.scalar(part, e.rank))
                 continue
             under = len(part) == 1 and part[0].power < 0
             piece = self._part([part[0]._replace(power=-part[0].power)] if under else part, free, e.rank)
@@ -152,9 +157,9 @@ class Writer:
     def _part(self, factors: list[Factor], free: tuple[int, ...], rank: int) -> Piece | None:
         """Factors that are joined by summed indices."""
         if len(factors) == 1 and _order(factors[0]) == list(free):
-            return self._factor(factors[0])
+            return self.factor(factors[0])
         if len(factors) == 1 and _order(factors[0]) == list(free)[::-1] and len(free) == 2:
-            return self.transpose(self._factor(factors[0]))
+            return self.transpose(self.factor(factors[0]))
         chain = self._chain(factors, free) if len(free) <= 2 else None
         if chain is not None:
             return chain
@@ -199,18 +204,18 @@ class Writer:
         above = self.hadamard(top or [Piece("1")])
         return self.over(above, self.hadamard(bottom)) if bottom else above
 
-    def _scalar(self, factors: list[Factor], rank: int) -> Piece:
+    def scalar(self, factors: list[Factor], rank: int) -> Piece:
         """A product that is summed over all its indices."""
-        graph = _Graph(factors)
+        graph = Graph(factors)
         if graph.is_simple and len(graph.labels) == 1:
             parts = graph.weights[graph.labels[0]]
             plain = [f for f in parts if f.power == 1]
             if len(parts) == 1 and parts[0].power == 2:
-                return self.norm_squared(self._factor(parts[0]._replace(power=Fraction(1))))
+                return self.norm_squared(self.factor(parts[0]._replace(power=Fraction(1))))
             if len(parts) == 2 and plain:
                 left, right = sorted(parts, key=lambda f: f.power == 1, reverse=True)
                 return Piece(
-                    f"{self.transpose(self._factor(left)).text}{self.gap}{self._factor(right).within(POWER)}", PRODUCT
+                    f"{self.transpose(self.factor(left)).text}{self.gap}{self.factor(right).within(POWER)}", PRODUCT
                 )
         elif graph.is_simple and graph.is_tree and any(graph.weights.values()):
             ends = [i for i in graph.labels if graph.weights[i] and len(graph.neighbours(i)) == 1]
@@ -227,9 +232,20 @@ class Writer:
             return piece
         return self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), rank, {})[0])
 
+    def vector(self, factors: list[Factor], label: int) -> Piece:
+        """A product with one free index, as a column."""
+        graph = Graph(factors)
+        if len(graph.labels) == 1:
+            return self.hadamard([self.factor(f) for f in sorted(factors, key=_factor_order)])
+        found = self._chain(factors, [label])
+        aligned = self._aligned(factors, label + 1)
+        if found is None and aligned is not None and not aligned[1]:
+            return self.hadamard(aligned[0])
+        return found or self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), label + 1, {label: "i"})[0])
+
     def _chain(self, factors: list[Factor], free: Sequence[int]) -> Piece | None:
         """A product of matrices and vectors with one or two free indices; None where it is none."""
-        graph = _Graph(factors)
+        graph = Graph(factors)
         if not graph.is_simple or not graph.is_tree or not graph.edges:
             return None
         if len(free) == 1:
@@ -237,7 +253,7 @@ class Writer:
             parts = [self._branch(graph, child, root) for child in graph.neighbours(root)]
             if not parts or any(p is None for p in parts):
                 return None
-            pieces = [self._factor(f) for f in graph.weights[root]] + [Piece(str(p), PRODUCT) for p in parts]
+            pieces = [self.factor(f) for f in graph.weights[root]] + [Piece(str(p), PRODUCT) for p in parts]
             return self.hadamard(pieces)
         path = graph.path(*free)
         if path is None or (len(path) == 2 and not graph.has_bound(free)):
@@ -250,7 +266,7 @@ class Writer:
                 if inner is None:
                     return None
                 links.append(self.diagonal(inner).text)
-            links.append(self._matrix(graph.between(i, j), i, j))
+            links.append(self.matrix_of(graph.between(i, j), i, j))
         product = Piece(self.gap.join(links), PRODUCT if len(links) > 1 else ATOM)
         left, right = (graph.weights[k] for k in free)
         if any(child not in path for k in free for child in graph.neighbours(k)):
@@ -261,17 +277,17 @@ class Writer:
             product = Piece(f"{product.within(PRODUCT)}{self.gap}{self.diagonal(self._weights(right)).text}", PRODUCT)
         return product
 
-    def _branch(self, graph: _Graph, child: int, parent: int) -> str | None:
+    def _branch(self, graph: Graph, child: int, parent: int) -> str | None:
         """M v, where M joins parent and child and v is what hangs on the child."""
         inner = self._node(graph, child, {parent})
         return (
             None
             if inner is None
-            else f"{self._matrix(graph.between(parent, child), parent, child)}{self.gap}{inner.within(POWER)}"
+            else f"{self.matrix_of(graph.between(parent, child), parent, child)}{self.gap}{inner.within(POWER)}"
         )
 
-    def _node(self, graph: _Graph, i: int, done: set[int]) -> Piece | None:
-        pieces = [self._factor(f) for f in graph.weights[i]]
+    def _node(self, graph: Graph, i: int, done: set[int]) -> Piece | None:
+        pieces = [self.factor(f) for f in graph.weights[i]]
         for child in graph.neighbours(i):
             if child not in done:
                 branch = self._branch(graph, child, i)
@@ -281,11 +297,11 @@ class Writer:
         return self.hadamard(pieces) if pieces else None
 
     def _weights(self, factors: list[Factor]) -> Piece:
-        return self.hadamard([self._factor(f) for f in factors])
+        return self.hadamard([self.factor(f) for f in factors])
 
-    def _matrix(self, factors: list[Factor], i: int, j: int) -> str:
+    def matrix_of(self, factors: list[Factor], i: int, j: int) -> str:
         """The matrix with rows i and columns j; several are multiplied elementwise."""
-        pieces = [self._factor(f) if _order(f) == [i, j] else self.transpose(self._factor(f)) for f in factors]
+        pieces = [self.factor(f) if _order(f) == [i, j] else self.transpose(self.factor(f)) for f in factors]
         return self.hadamard(pieces).within(POWER)
 
     def _aligned(self, factors: list[Factor], rank: int) -> tuple[list[Piece], list[Piece]] | None:
@@ -297,8 +313,8 @@ class Writer:
         if free != sorted(free) or not all(_fits(f, order) for f in factors):
             return None
         factors = sorted(factors, key=_factor_order)
-        top = [self._factor(f) for f in factors if f.power > 0]
-        bottom = [self._factor(f._replace(power=-f.power)) for f in factors if f.power < 0]
+        top = [self.factor(f) for f in factors if f.power > 0]
+        bottom = [self.factor(f._replace(power=-f.power)) for f in factors if f.power < 0]
         bound = [n for n, i in enumerate(order) if i >= rank]
         if not bound:
             return top, bottom
@@ -311,8 +327,8 @@ class Writer:
         used = {i for f in t.factors for i in f.labels}
         names = {i: letters[i] if i in letters else next(spare) for i in sorted(used)}
         factors = [f for f in t.factors if f.labels or not labelled]
-        top = [self._factor(f, names) for f in factors if f.power > 0]
-        bottom = [self._factor(f._replace(power=-f.power), names) for f in factors if f.power < 0]
+        top = [self.factor(f, names) for f in factors if f.power > 0]
+        bottom = [self.factor(f._replace(power=-f.power), names) for f in factors if f.power < 0]
         bound = [names[i] for i in sorted(used) if i >= rank and i not in letters]
         if not bound:
             return top, bottom
@@ -325,13 +341,19 @@ class Writer:
         return [self.sum_over(bound, inside)], []
 
     # -- one factor --------------------------------------------------------------------------------------------------
-    def _factor(self, f: Factor, letters: Letters | None = None) -> Piece:
+    def factor(self, f: Factor, letters: Letters | None = None) -> Piece:
         """A power of an atom. Fixed indices are written out, and all of them where letters are given."""
         inner = {k: letters[i] for k, i in enumerate(f.indices) if isinstance(i, int)} if letters is not None else None
         base = self._atom(f.atom, f, inner)
+        if self.style.rows and isinstance(f.atom, Symbol) and f.atom.role == "adjoint" and len(f.atom.shape) == 1:
+            base = self.transpose(base)  # as a column
         if isinstance(f.atom, Applied) and f.atom.function.name in TRUTHS:
             base = self.indicator(base)
         return base if f.power == 1 else self.raised(base, f.power)
+
+    def row_symbol(self, f: Factor) -> Piece:
+        """The adjoint of a vector, as the row that it is in the numerator layout."""
+        return self._atom(f.atom, f, None)
 
     def _atom(self, atom: Atom, f: Factor, inner: Letters | None) -> Piece:
         marks: list[str] = []
@@ -471,7 +493,7 @@ def _fits(f: Factor, order: list[int]) -> bool:
     return len(axes) <= len(order) and all(i in (j, ONLY) for i, j in zip(axes, tail, strict=True))
 
 
-def _components(factors: Sequence[Factor], rank: int) -> list[list[Factor]]:
+def components(factors: Sequence[Factor], rank: int) -> list[list[Factor]]:
     """Factors that are joined by summed indices."""
     groups: list[tuple[set[int], list[Factor]]] = []
     for f in sorted(factors, key=_factor_order):
@@ -486,7 +508,7 @@ def _flat(parts: dict[tuple[int, ...], list[Piece]]) -> list[Piece]:
     return [piece for group in parts.values() for piece in group]
 
 
-class _Graph:
+class Graph:
     """Indices as nodes: vectors are weights of a node, matrices join two."""
 
     def __init__(self, factors: Sequence[Factor]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pullback.show.algebra import transposed
 from pullback.show.expression import Expression, Partial, Symbol
 from pullback.show.jacobians import structure, write_jacobian
 from pullback.show.layout import Style, Writer
 from pullback.show.notation import SUM
+from pullback.show.rows import row
 from pullback.show.running import Variable
 from pullback.show.simplify import Definitions, same
 from pullback.show.writers import Latex, Text
@@ -93,13 +96,13 @@ class Line:
     def text(self) -> str:
         """The equation in one line of Unicode."""
         writer = Text(self.style)
-        return f"{writer.write(self.entry.left)} = {written(self.entry, writer)}"
+        return f"{writer.left(self.entry.left)} = {written(self.entry, writer)}"
 
     @cached_property
     def latex(self) -> str:
         """The equation in LaTeX."""
         writer = Latex(self.style)
-        return f"{writer.write(self.entry.left)} = {written(self.entry, writer)}"
+        return f"{writer.left(self.entry.left)} = {written(self.entry, writer)}"
 
 
 def written(entry: Entry, writer: Writer) -> str:
@@ -107,16 +110,21 @@ def written(entry: Entry, writer: Writer) -> str:
     [factor] = entry.left.terms[0].factors
     if isinstance(factor.atom, Partial):
         return write_jacobian(structure(entry.expression, factor.atom) or [], writer)
+    gradient = isinstance(factor.atom, Symbol) and factor.atom.role == "adjoint" and writer.style.rows
     if entry.shown is None:
-        return writer.write(entry.expression)
+        return row(entry.expression, writer).text if gradient else writer.write(entry.expression)
     pieces = []
     for span, e in entry.shown.parts:
-        piece = writer.piece(e)
+        piece = row(e, writer) if gradient else writer.piece(e)
         pieces.append(writer.sum_over([span], piece).text if span else piece.text)
     total = " + ".join(pieces)
     if entry.shown.product is None:
         return total
     span, jacobian = entry.shown.product
+    if gradient:
+        index, first, last = re.split(r"=|\.\.", span)
+        turned = writer.matrix(transposed(jacobian, (1, 0)))
+        return f"{total}{writer.gap}{writer.product_over(f'{index}={last}..{first}', turned).text}"
     return f"{writer.product_over(span, writer.matrix(jacobian)).within(SUM)}{writer.gap}{total}"
 
 
