@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -252,6 +253,15 @@ def test_unknown_engine_and_device(colours: Any) -> None:
         Teacher(colours.model(), colours.SPEC, engine="pullback")
 
 
+def test_a_gpu_where_there_is_none(colours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(TeacherError, match="cannot use a GPU: install onnxruntime-gpu"):
+        Teacher(colours.model(), colours.SPEC, device="cuda")
+    assert Teacher(colours.model(), colours.SPEC, device="auto").device == "cpu"
+
+
 CAFFE = np.array([103.939, 116.779, 123.68], np.float32)
 
 
@@ -296,3 +306,105 @@ def test_keras(colours: Any, monkeypatch: pytest.MonkeyPatch, preprocess: Any, m
     np.testing.assert_allclose(seen[-1], preprocess(pixels.astype(np.float32)), atol=1e-3)
     with pytest.raises(TeacherError, match=r"keras\.applications has no network 'Other'"):
         Teacher("keras:Other")
+
+
+class FakeTensor:
+    """As much of a tensor as a teacher needs."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def to(self, device: str) -> FakeTensor:
+        assert device == "cpu"
+        return self
+
+    def float(self) -> FakeTensor:
+        return FakeTensor(self.array.astype(np.float32))
+
+    def cpu(self) -> FakeTensor:
+        return self
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+
+class FakeModel:
+    """A network of PyTorch that answers with the mean colour; it notes what it was shown."""
+
+    num_classes = 1000
+
+    def __init__(self) -> None:
+        self.shown: list[np.ndarray] = []
+
+    def eval(self) -> FakeModel:
+        return self
+
+    def to(self, device: str) -> FakeModel:
+        return self
+
+    def state_dict(self) -> dict[str, FakeTensor]:
+        return {"weight": FakeTensor(np.ones(4, np.float32))}
+
+    def __call__(self, batch: FakeTensor) -> FakeTensor:
+        self.shown.append(batch.array)
+        return FakeTensor(np.tile(batch.array.mean(axis=(1, 2, 3))[:, None], (1, 1000)) * np.arange(1000) / 1000)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_networks_of_pytorch(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """They get RGB from 0 to 1, normalised as the library says, channels first."""
+    model, mean, std = FakeModel(), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    torch = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(is_available=lambda: False),
+        inference_mode=contextlib.nullcontext,
+        from_numpy=FakeTensor,
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    if library == "timm":
+        config = {"input_size": (3, 8, 10), "mean": mean, "std": std}
+        data = types.SimpleNamespace(resolve_data_config=lambda options, model: config)
+        module = types.SimpleNamespace(create_model=lambda name, pretrained: model, data=data)
+        size = (8, 10)
+    else:
+        transform = types.SimpleNamespace(crop_size=[8], mean=mean, std=std)
+        default = types.SimpleNamespace(
+            transforms=lambda: transform, meta={"categories": [str(i) for i in range(1000)]}
+        )
+        models = types.SimpleNamespace(
+            get_model_weights=lambda name: types.SimpleNamespace(DEFAULT=default),
+            get_model=lambda name, weights: model,
+        )
+        module, size = types.SimpleNamespace(models=models), (8, 8)
+    monkeypatch.setitem(sys.modules, library, module)
+    teacher = Teacher(f"{library}:small")
+    assert (teacher.size, teacher.spec.layout, teacher.parallel, len(teacher.classes)) == (size, "NCHW", False, 1000)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
+    assert teacher.probabilities(pixels).shape == (2, 1000)
+    expected = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(model.shown[-1], expected, atol=1e-5)
+    with pytest.raises(TeacherError, match="finds no GPU"):
+        Teacher(f"{library}:small", device="cuda")
+
+
+def test_tensorflow_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classifiers take RGB from 0 to 1, and have a background class where they have 1001 outputs."""
+    shown: list[np.ndarray] = []
+
+    class Module:
+        variables = (FakeTensor(np.ones(3, np.float32)),)
+        inputs = types.SimpleNamespace(shape=(None, 8, 10, 3))
+        signatures = types.MappingProxyType(
+            {"serving_default": types.SimpleNamespace(structured_input_signature=((), {"images": inputs}))}
+        )
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            shown.append(batch)
+            return np.tile(np.arange(1001, dtype=np.float32), (len(batch), 1))
+
+    monkeypatch.setitem(sys.modules, "tensorflow_hub", types.SimpleNamespace(load=lambda url: Module()))
+    monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(constant=lambda array: array))
+    teacher = Teacher("tfhub:https://example.org/classifier")
+    assert (teacher.size, teacher.spec.background, len(teacher.classes)) == ((8, 10), True, 1000)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 10, 3), np.uint8)
+    assert teacher.probabilities(pixels).argmax(axis=1).tolist() == [999, 999]
+    np.testing.assert_allclose(shown[-1], pixels / 255, atol=1e-6)

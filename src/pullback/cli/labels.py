@@ -59,7 +59,8 @@ class Command(Options):
             )
         table = LabelTable(self.folder)
         selection = self._selection(table)
-        summary = summarise(table, selection, self.shown, self.distance)
+        with Progress("", "", quiet=self.json, before="summing the labels up"):
+            summary = summarise(table, selection, self.shown, self.distance)
         images = Path(self.images) if self.images else table.images
         record = _record(table, summary)
         if self.page != "none":
