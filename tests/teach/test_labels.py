@@ -353,6 +353,16 @@ def test_moved_and_changed_back(colours: Any, teacher: Counting, tmp_path: Path)
     assert dict(columns(back.labels, "sha256", "confidence")) == before
 
 
+def test_labels_of_other_images_are_not_replaced(colours: Any, teacher: Counting, tmp_path: Path) -> None:
+    """Only a folder that moved may take the place of the one that was labelled."""
+    first, second = colours.images(4), colours.images(4, seed=1, name="others")
+    label_folder(first, teacher, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"holds the labels of .*images, not of .*others"):
+        label_folder(second, teacher, tmp_path / "out")
+    first.rename(tmp_path / "moved")
+    assert label_folder(tmp_path / "moved", teacher, tmp_path / "out").labelled == 0
+
+
 def test_an_image_that_breaks_loses_its_label(colours: Any, teacher: Counting, tmp_path: Path) -> None:
     folder = colours.images(4)
     label_folder(folder, teacher, tmp_path / "out")

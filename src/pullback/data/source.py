@@ -144,7 +144,8 @@ class ImageSource(ABC):
         # Handing small images over one by one would cost as much as decoding them; large ones would fill the memory.
         together = _TOGETHER if size is not None and size[0] * size[1] <= _SMALL else 1
         chunks = _chunks(zip(paths, self.contents(paths), strict=True), together)
-        return chain.from_iterable(map_ahead(several, chunks, workers=workers, ahead=4 * workers))
+        ahead = (4 if together == 1 else 2) * workers
+        return chain.from_iterable(map_ahead(several, chunks, workers=workers, ahead=ahead))
 
 
 _TOGETHER = 8

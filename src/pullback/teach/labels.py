@@ -25,7 +25,7 @@ from pullback.teach.interpolation import DEFAULT, compare_interpolations
 from pullback.teach.kind import LabelKind
 from pullback.teach.known import Known
 from pullback.teach.shards import LabelledImage, LabelWriter, shard_paths
-from pullback.teach.table import IMAGES, LabelTable
+from pullback.teach.table import IMAGES, LabelTable, images_of
 from pullback.teach.teacher import Teacher
 
 SKIPPED = "skipped.json"
@@ -89,7 +89,7 @@ def label_folder(
 
     Raises:
         DataError: the folder is missing or holds no image, or none of its images could be labelled.
-        ConfigError: a setting is wrong, or `out` holds labels that were made with other settings.
+        ConfigError: a setting is wrong, or `out` holds labels that were made with other settings, or of other images.
         RunError: another process labels into `out`, or it cannot be written. What was written stays, and the next call
             continues from it.
         TeacherError: the teacher fails on an image.
@@ -105,6 +105,7 @@ def label_folder(
     if not listing and not listing.refused:
         raise DataError(f"no images in {source.root}: expected files ending in .png, .jpg, .webp, .bmp, .gif or .tif")
     with files.locked(files.make_folder(out) / ".lock", "labelled"):
+        _check_same_images(source.root, out)
         if interpolation == "auto":
             kind = replace(kind, interpolation=_suitable(source, listing, teacher, chosen, out, workers))
         files.replace(out / IMAGES, json.dumps({"images": str(source.root.resolve())}).encode())
@@ -212,6 +213,13 @@ class _Job:
             else:
                 result.skipped[image.path] = "the teacher's answer to it is not finite"
         return result
+
+
+def _check_same_images(root: Path, out: Path) -> None:
+    """Raises ConfigError for labels of other images, which would all leave the table. A folder may have moved."""
+    before = images_of(out)
+    if before is not None and before != root.resolve() and before.exists():
+        raise ConfigError(f"{out} holds the labels of {before}, not of {root}: choose another folder for these labels")
 
 
 def _suitable(

@@ -104,10 +104,7 @@ class LabelTable:
     @property
     def images(self) -> Path | None:
         """The folder or archive of the images, as it was when they were labelled last; None where that is not known."""
-        try:
-            return Path(json.loads((self.folder / IMAGES).read_text(encoding="utf-8"))["images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return images_of(self.folder)
 
     @property
     def confidences(self) -> NDArray[np.float32]:
@@ -167,6 +164,14 @@ class LabelTable:
         if missing:
             rows = pa.concat_tables([shard.read(missing) for shard in self._shards])
             self._written.update({name: rows[name] for name in missing})
+
+
+def images_of(folder: Path) -> Path | None:
+    """What the labels in a folder are labels of, if that is known."""
+    try:
+        return Path(json.loads((folder / IMAGES).read_text(encoding="utf-8"))["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def leading_bits(sha256: Any) -> NDArray[np.uint64]:
