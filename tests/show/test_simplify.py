@@ -30,8 +30,8 @@ from pullback.show.writers import Latex, Text
 
 RNG = np.random.default_rng(0)
 VALUES: dict[str, Any] = {
-    "a": RNG.uniform(0.5, 2, 3), "b": RNG.uniform(0.5, 2, 3), "s": RNG.uniform(0.5, 2), "A": RNG.uniform(0.5, 2, (3, 3)),
-    "B": RNG.uniform(0.5, 2, (3, 3)),
+    "a": RNG.uniform(0.5, 2, 3), "b": RNG.uniform(0.5, 2, 3), "s": RNG.uniform(0.5, 2),
+    "A": RNG.uniform(0.5, 2, (3, 3)), "B": RNG.uniform(0.5, 2, (3, 3)),
 }  # fmt: skip
 LEAVES = [symbol(name, np.shape(value)) for name, value in VALUES.items()] + [constant(2), constant(Fraction(-1, 3))]
 

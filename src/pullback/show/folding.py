@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,14 +42,12 @@ def fold(entries: Sequence[Entry], walk: Walk, backward: bool) -> list[Entry]:
 
 def _folded(entries: Sequence[Entry], loop: Loop, names: dict[str, Variable], backward: bool) -> list[Entry]:
     rows: dict[Any, list[tuple[int, Entry, Entry]]] = defaultdict(list)
-    seen_before: Counter[Variable] = Counter()
     for entry in entries:
-        seen_before[entry.variable] += 1
         r = loop.iteration_of(entry.variable)
         assert r is not None
         seen = loop.seen_from(r, names)
         template = replace(entry, left=seen.template(entry.left), expression=seen.template(entry.expression))
-        rows[loop.row_of(entry.variable), seen_before[entry.variable]].append((r, entry, template))
+        rows[loop.row_of(entry.variable), template.left.key].append((r, entry, template))
     before: list[Entry] = []
     within: list[Entry] = []
     after: list[Entry] = []

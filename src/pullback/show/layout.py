@@ -106,7 +106,7 @@ class Writer:
         above = [Piece(str(number.numerator))] if number.numerator != 1 else []
         below = [Piece(str(number.denominator))] if number.denominator != 1 else []
         if number.denominator != 1 and _decimal(number):
-            above, below = [Piece(_decimal(number) or "")], []
+            above, below = [Piece(self.decimal(_decimal(number) or ""))], []
         above += [Piece(n) for n in names[0]] + top
         below += [Piece(n) for n in names[1]] + bottom
         if not below and not under:
@@ -420,6 +420,8 @@ class Writer:
     minus: str
     ones: str
 
+    @abstractmethod
+    def decimal(self, number: str) -> str: ...
     @abstractmethod
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece: ...
     @abstractmethod

@@ -75,7 +75,7 @@ _STYLE = """
 .derivation td.why{opacity:.8;font-size:.9em}
 .derivation td.check{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;color:#17803d}
 .derivation td.check.wrong{color:#c0262d;font-weight:600}
-.derivation math{font-size:1.05em}
+.derivation math{font-size:1.05em;math-style:normal}
 @media(prefers-color-scheme:dark){.derivation td.check{color:#5cc98a}.derivation td.check.wrong{color:#ff8085}}
 """
 _PAGE = (

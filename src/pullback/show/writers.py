@@ -62,6 +62,9 @@ class Text(Writer):
         written = _composed(_GREEK.get(base, base) + (_ACCENTS[accent][0] if accent else ""))
         return written + _low(mark)
 
+    def decimal(self, number: str) -> str:
+        return number
+
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
         name = self.name(symbol.name)
         if symbol.role == "adjoint":
@@ -153,6 +156,11 @@ class Latex(Writer):
         if accent:
             written = rf"\{_ACCENTS[accent][1]}{{{written}}}"
         return written + (f"_{{{mark.replace('−', '-')}}}" if mark else "")
+
+    def decimal(self, number: str) -> str:
+        mantissa, _, exponent = number.partition("e")
+        ten = f"10^{{{int(exponent)}}}" if exponent else ""
+        return ten if mantissa == "1" and ten else rf"{mantissa} \cdot {ten}" if ten else mantissa
 
     def symbol(self, symbol: Symbol, marks: list[str]) -> Piece:
         name = self.name(symbol.name)
