@@ -50,8 +50,11 @@ class Closing:
 
     def spelt_out(self, v: Variable) -> Expression:
         """The adjoint of a variable in terms of what the program names, where that is short enough to read."""
-        whole, unnamed = self.whole(v), self.walk.definitions.unnamed
-        if self.walk.loops or not any(name in unnamed for name in whole.symbols):
+        whole = self.whole(v)
+        if self.walk.loops:
+            return whole
+        unnamed = self.walk.definitions.unnamed
+        if not any(name in unnamed for name in whole.symbols):
             return whole
         full = simplify(substituted(whole, unnamed), self.walk.definitions)
         return full if full.cost <= READABLE else whole

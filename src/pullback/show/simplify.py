@@ -34,11 +34,14 @@ class Definitions(NamedTuple):
 
     @property
     def unnamed(self) -> dict[str, Expression]:
-        """The variables that the program has no name for, in terms of those that it has one for."""
+        """The variables that the program has no name for, in terms of those that it has one for, and of those that are
+        too long to spell out."""
         full: dict[str, Expression] = {}
         for name, e in self.of.items():
             if name not in self.named:
-                full[name] = substituted(e, full)
+                whole = substituted(e, full)
+                if whole.cost <= SPELT_OUT:
+                    full[name] = whole
         return full
 
     def made(self, e: Expression) -> Applied | None:
@@ -48,6 +51,8 @@ class Definitions(NamedTuple):
         return made if isinstance(made, Applied) else None
 
 
+SPELT_OUT = 200
+"""An unnamed variable that costs more keeps its name where others are spelt out."""
 MOST_TERMS = 60
 """Beyond that many terms a product is left in brackets."""
 
