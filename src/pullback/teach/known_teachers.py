@@ -71,6 +71,7 @@ def open_known(name: str, threads: int, engine: str, device: str) -> Network:
 
     Raises TeacherError where its package is missing, or its file is another one than is known.
     """
+    from pullback.program import compile
     from pullback.teach.efficientnet import efficientnet_lite
     from pullback.teach.onnx_graph import to_onnx
     from pullback.teach.torch_file import read_tensors
@@ -91,11 +92,17 @@ def open_known(name: str, threads: int, engine: str, device: str) -> Network:
         network = run_onnx(to_onnx(module, size, len(classes)), name, sha256, threads, device)
         return replace(network, spec=replace(spec, layout="NCHW"), classes=classes)
 
-    def run(batch: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray(module(batch))
+    program = compile(lambda batch: module(batch))
 
-    # The kernels have threads of their own.
-    return Network(name, sha256, run, ("n", *size, 3), replace(spec, layout="NHWC"), classes, parallel=False)
+    def run(batch: NDArray[np.float32]) -> NDArray[Any]:
+        return np.asarray(program(batch))
+
+    # A program is recorded for each shape, so every batch is of the same; the kernels have threads of their own.
+    shape = (_BATCH, *size, 3)
+    return Network(name, sha256, run, shape, replace(spec, layout="NHWC"), classes, parallel=False)
+
+
+_BATCH = 8
 
 
 EMBEDDED = "digits"
