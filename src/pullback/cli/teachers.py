@@ -26,7 +26,7 @@ def _text(entries: list[CatalogueEntry]) -> str:
     rows += [
         (
             entry.name,
-            f"{entry.parameters / 1e6:.1f} M",
+            f"{entry.parameters / 1e6:.1f} M" if entry.parameters > 1e5 else f"{entry.parameters / 1e3:.0f} k",
             f"{entry.accuracy:.1%}",
             entry.data,
             f"{entry.size}x{entry.size}",
