@@ -125,7 +125,7 @@ def test_different_expressions_have_different_forms(f: Any, g: Any) -> None:
 
 
 def test_what_the_program_has_a_name_for_takes_it() -> None:
-    known = Definitions({}, {}, {}, {})
+    known = Definitions.none()
     a, m = symbol("a", (3,)), symbol("m")
     known.add("m", scaled(summed(a, [0]), Fraction(1, 3)), named=True)
     known.add("c", plus(a, scaled(m, -1)), named=True)

@@ -25,6 +25,7 @@ class Closing:
         self.names = {v.name: v for v in walk.run.variables()}
         self.carried = carried_offsets(walk)
         self.known: dict[str, Expression] = {}
+        self._wholes: dict[Variable, Expression] = {}
         for v in walk.reached():
             whole = self.whole(v)
             if not self._is_carried(v) and whole.cost <= LARGEST:
@@ -32,6 +33,11 @@ class Closing:
 
     def whole(self, v: Variable) -> Expression:
         """The adjoint of a variable with the others put in."""
+        if v not in self._wholes:
+            self._wholes[v] = self._put_together(v)
+        return self._wholes[v]
+
+    def _put_together(self, v: Variable) -> Expression:
         e = substituted(self.walk.adjoint.get(v, constant(0, v.shape)), self.known)
         folds = self.walk.loops and len(e.terms) > 2  # its terms are sorted by iteration before they are simplified
         return e if folds else simplify(e, self.walk.definitions)

@@ -23,6 +23,12 @@ class Definitions(NamedTuple):
     first: dict[str, str]  # by what is computed: the first variable that holds it
     named: dict[str, None]  # those that the program itself names
     patterns: dict[str, Expression]  # of fused functions: what their references say
+    zeros: dict[tuple[str, int], bool]  # whether the sum of a variable over an axis is 0, as far as it was asked
+
+    @classmethod
+    def none(cls) -> Definitions:
+        """No definitions yet."""
+        return cls({}, {}, {}, {}, {})
 
     def add(self, name: str, e: Expression, named: bool) -> None:
         """One more variable."""
@@ -59,7 +65,7 @@ MOST_TERMS = 60
 
 def simplify(e: Expression, definitions: Definitions | None = None) -> Expression:
     """The shortest of the forms that the rules find. With definitions, the program's own names are used."""
-    known = definitions or Definitions({}, {}, {}, {})
+    known = definitions or Definitions.none()
     e = renamed(e, known)
     opened = _settled(expand(e), known)
     return min((e, opened, factor(opened), factor(e)), key=lambda form: form.cost)
@@ -313,7 +319,11 @@ def _vanishes(t: Term, definitions: Definitions, rank: int) -> bool:
         having = [f for f in t.factors if i in f.labels]
         if len(having) != 1 or having[0].power != 1 or not isinstance(having[0].atom, Symbol):
             continue
-        if sum_is_zero(having[0].atom, having[0].indices.index(i), definitions):
+        variable, axis = having[0].atom, having[0].indices.index(i)
+        key = (variable.identifier, axis)
+        if key not in definitions.zeros:
+            definitions.zeros[key] = sum_is_zero(variable, axis, definitions)
+        if definitions.zeros[key]:
             return True
     return False
 

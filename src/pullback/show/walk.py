@@ -218,7 +218,7 @@ class Walk:
     @cached_property
     def definitions(self) -> Definitions:
         """Each variable of the program in terms of those before it."""
-        known = Definitions({}, {}, {}, {})
+        known = Definitions.none()
         for v in [v for step in self.run.steps for v in step.outputs if v not in self.hidden]:
             known.add(v.name, self.forward[v], named=v.depth < UNNAMED)
             if v.step is not None and isinstance(v.step.primitive, Fused) and v.step.primitive.reference is not None:
