@@ -94,6 +94,30 @@ def test_the_closed_form_is_the_textbooks(name: str, variable: str) -> None:
     np.testing.assert_allclose(d.closed_form[variable].evaluate(), expected.evaluate(), rtol=1e-9, atol=1e-12)
 
 
+def test_a_step_of_gradient_descent() -> None:
+    steps = derived("descent_step", wrt=["H", "v"]).updates("alpha")
+    assert str(steps["v"]) == "v + α 𝟏{v + H x > 0} ⊙ (target − y)"
+    assert str(steps["H"]) == "H + α (𝟏{v + H x > 0} ⊙ (target − y)) xᵀ"
+    H, v, x, target = worked.descent_step_example
+    gradient = pb.grad(worked.descent_step, 1)(H, v, x, target)
+    np.testing.assert_allclose(steps["v"].evaluate(alpha=0.1), v - 0.1 * gradient, rtol=1e-12)
+
+
+def test_the_convolution_is_a_sum_of_shifted_products() -> None:
+    d = derived("convolution")
+    X, H = worked.convolution_example
+    g = d.values["Y_bar"]
+    padded = np.zeros((2, 7, 8, 3))
+    dH = np.zeros_like(H)
+    for r in range(3):
+        for c in range(3):
+            padded[:, r : r + 5, c : c + 6] += g @ H[r, c].T
+            shifted = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, r : r + 5, c : c + 6]
+            dH[r, c] = np.einsum("nhwi,nhwo->io", shifted, g)
+    np.testing.assert_allclose(d.closed_form["X"].evaluate(), padded[:, 1:-1, 1:-1], atol=1e-12)
+    np.testing.assert_allclose(d.closed_form["H"].evaluate(), dH, atol=1e-12)
+
+
 def test_a_wrong_form_is_not_equal() -> None:
     d = derived("residual")
     wrong = [

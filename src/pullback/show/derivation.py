@@ -14,7 +14,7 @@ import numpy as np
 
 from pullback.errors import ConfigError, DtypeError
 from pullback.show import render_markup
-from pullback.show.algebra import atomic, constant, plus, substituted, symbol
+from pullback.show.algebra import atomic, constant, plus, scaled, substituted, symbol, times
 from pullback.show.closing import LARGEST, Closing
 from pullback.show.expression import Expression, Partial, Symbol
 from pullback.show.folding import fold
@@ -214,6 +214,15 @@ class Derivation:
         """Both modes side by side, for small programs: each variable with its value, its tangent when one input moves
         at unit speed (a column an input, for numbers; along random directions for arrays), and its adjoint."""
         return render_table(self._walk, self._moving)
+
+    def updates(self, rate: str = "alpha") -> dict[str, Formula]:
+        """A step of gradient descent: each input minus the rate times its gradient in closed form."""
+        steps = {}
+        for name in self._moving:
+            v, entry = self._walk.run.inputs[name], self._closed_entries[name]
+            e = plus(symbol(v.name, v.shape), scaled(times(symbol(rate), entry.expression), -1))
+            steps[name] = self._formula(Entry(v, symbol(v.name, v.shape), e, entry.error))
+        return steps
 
     def formula(self, f: Callable[..., Any]) -> Formula:
         """What a NumPy function of variables of this derivation means, to compare with a closed form.

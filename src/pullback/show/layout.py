@@ -87,6 +87,7 @@ class Writer:
     # -- one term ----------------------------------------------------------------------------------------------------
     def _term(self, t: Term, e: Expression, letters: Letters | None) -> tuple[bool, Piece]:
         """Whether the term is negative, and its formula without the sign."""
+        t = _turned(t) if t.coefficient < 0 else t
         number, names = self._number(abs(t.coefficient))
         top = [f for f in t.factors if not f.labels and f.power > 0]
         bottom = [f for f in t.factors if not f.labels and f.power < 0]
@@ -457,9 +458,25 @@ def math_prod(names: list[str], sizes: Sequence[tuple[int, str]]) -> int:
     return total
 
 
-def _reading_order(t: Term) -> tuple[int, int]:
-    """Positive terms first; the fewest factors first."""
-    return (t.coefficient < 0, len(t.bound))
+def _reading_order(t: Term) -> tuple[int, int, int]:
+    """Positive terms first; the fewest sums first; variables by themselves first."""
+    lone = not t.bound and len(t.factors) == 1 and isinstance(t.factors[0].atom, Symbol)
+    return (_turned(t).coefficient < 0, len(t.bound), not lone)
+
+
+def _turned(t: Term) -> Term:
+    """-(a - b) c as (b - a) c."""
+    if t.coefficient > 0:
+        return t
+    for n, f in enumerate(t.factors):
+        if isinstance(f.atom, Group) and f.power == 1 and len(f.atom.inside.terms) == 2:
+            parts = f.atom.inside.terms
+            if all(part.factors for part in parts) and parts[0].coefficient * parts[1].coefficient < 0:
+                turned = tuple(Term(-part.coefficient, part.factors, part.bound) for part in parts)
+                group = Group(Expression(f.atom.shape, turned))
+                factors = (*t.factors[:n], f._replace(atom=group), *t.factors[n + 1 :])
+                return Term(-t.coefficient, factors, t.bound)
+    return t
 
 
 def _factor_order(f: Factor) -> tuple[int, str]:

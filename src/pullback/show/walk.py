@@ -328,17 +328,25 @@ class Walk:
         g = [self.adjoint_values.get(y, np.zeros(y.shape)) for y in step.outputs]
         primitive = step.primitive
         for direction in directions(np.shape(values[i]), 2):
-            run = _along(primitive, values, i, direction, step.params)
-            linear = isinstance(primitive, Linear)
-            found, rough = zip(*[slope(partial(_part, run, k), linear) for k in range(len(g))], strict=True)
+            found, rough = self._slopes(step, i, direction)
             if any(np.any(r) for r in rough) and isinstance(primitive, Elementwise | Selection):
                 edge.kinks = int(sum(np.sum(r) for r in rough))
-                continue
+                if np.shape(values[i]) != step.outputs[0].shape:
+                    continue
+                direction = np.where(rough[0], 0.0, direction)  # the elements at a kink stay where they are
+                found, rough = self._slopes(step, i, direction)
             total = sum(float(np.vdot(a, b)) for a, b in zip(g, found, strict=True))
             floor = float(np.sqrt(sum(np.sum(np.square(a * b)) for a, b in zip(g, found, strict=True))))
             edge.size = max(edge.size, floor)
             edge.error = max(edge.error, against_slope(gradient, direction, total, floor))
         return edge
+
+    def _slopes(self, step: Step, i: int, direction: Any) -> tuple[list[Any], list[Any]]:
+        """The slopes of the outputs of a step as one input moves, and where they cannot be told."""
+        run = _along(step.primitive, step.values, i, direction, step.params)
+        linear = isinstance(step.primitive, Linear)
+        pairs = [slope(partial(_part, run, k), linear) for k in range(len(step.outputs))]
+        return [found for found, _ in pairs], [rough for _, rough in pairs]
 
     def _compare_fused(self, o: Opened) -> None:
         """The backward of a fused primitive, as the tape runs it, against what its reference derives."""
