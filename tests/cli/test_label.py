@@ -80,6 +80,7 @@ def test_two_at_once(call: Any, teacher: Path, folder: Path, tmp_path: Path) -> 
         (("--classes", "red,gren"), "did you mean 'green'"),
         (("--min-confidence", "2"), "min confidence: expected a number from 0 to 1"),
         (("--batch-size", "0"), "batch size"),
+        (("--top-k", "0"), "top k: expected 1 to 3"),
         (("--teacher", "none.onnx"), "none.onnx"),
     ],
 )

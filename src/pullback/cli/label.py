@@ -47,8 +47,7 @@ class Command(Options):
     tta: Literal["none", "flip"] = "none"
     """Test-time augmentation; flip: the mean of the answers to the image and to its mirror image."""
     min_confidence: float = 0.0
-    """Use only images of which the teacher is so certain, 0 to 1. This and the next two change what is used, not the
-    table, which keeps every label; give them again to change them."""
+    """Use only images of which the teacher is so certain, 0 to 1. The table keeps every label, whatever is used."""
     max_per_class: int | None = None
     """Use at most so many images of each class, the most certain ones."""
     balance: bool = False
@@ -83,7 +82,7 @@ class Command(Options):
                 teacher,
                 out,
                 classes=chosen,
-                top_k=self.top_k or (KEPT if len(chosen) > 2 * KEPT else None),
+                top_k=KEPT if self.top_k is None and len(chosen) > 2 * KEPT else self.top_k,
                 interpolation=self.interpolation,
                 tta=self.tta,
                 batch_size=self.batch_size,

@@ -37,8 +37,7 @@ class Command(Options):
     distance: int = 4
     """Images look alike that differ in at most so many of the 64 bits of their perceptual hash, 0 to 10."""
     min_confidence: float | None = None
-    """Use only images of which the teacher is so certain; not given: as `pullback label` was told. It and the next two
-    hold for this command alone."""
+    """Use only images of which the teacher is so certain; not given: what is used is as `pullback label` was told."""
     max_per_class: int | None = None
     """Use at most so many images of each class, the most certain ones."""
     balance: bool = False
