@@ -60,3 +60,22 @@ def test_without_folding_every_iteration_has_its_lines() -> None:
     np.testing.assert_allclose(folded.closed_form["h"].evaluate(), flat.closed_form["h"].evaluate(), rtol=1e-12)
     assert folded.ok
     assert flat.ok
+
+
+def test_a_network_with_memory_and_weights_in_a_list() -> None:
+    from pullback.nn import LSTMCell, Recurrent
+
+    network = Recurrent(LSTMCell(2, 3, rng=RNG))
+    d = pb.derive(lambda model, x: np.sum(model(x)), network, RNG.normal(size=(2, 6, 2)))
+    assert d.ok
+    assert any("t = 1, …, 6" in line.span for line in d.forward)
+
+    def mlp(Ws: Any, x: Any) -> Any:
+        for W in Ws:
+            x = np.tanh(W @ x)
+        return np.sum(x)
+
+    d = pb.derive(mlp, [RNG.normal(size=(3, 3)) for _ in range(4)], RNG.normal(size=3))
+    assert [line.text for line in d.forward] == ["aₜ = Ws[t−1] xₜ₋₁", "xₜ = tanh(aₜ)", "mlp = Σᵢ x₄"]
+    assert str(d.closed_form["x"]) == "(∏_t=1..4 Ws[t−1]ᵀ diag(1 − xₜ²)) ∂mlp/∂x₄"
+    assert d.ok

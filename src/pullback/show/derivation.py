@@ -30,7 +30,6 @@ from pullback.show.symbolic import as_expression, can_be_read
 from pullback.show.tangents import Tangents
 from pullback.show.walk import Edge, Walk
 from pullback.show.words import reason
-from pullback.show.writers import Text
 
 SAME = 1e-9
 """Relative difference of two runs that counts as none."""
@@ -91,8 +90,7 @@ class Derivation:
         """The tangent of a variable while only some of those that it depends on move."""
         entry = self._tangent(y)
         still = {f"{x.name}_dot": constant(0, x.shape) for x in every if x not in moving}
-        names = " and ".join(Text(self.style).name(x.name) for x in moving)
-        why = f"as {names} alone move{'s' * (len(moving) == 1)}" if still else ""
+        why = "with the rest held still" if still else ""
         return replace(entry, expression=substituted(entry.expression, still), reason=why)
 
     def _tangent(self, v: Variable) -> Entry:

@@ -233,8 +233,9 @@ def _pattern(names: Sequence[str]) -> tuple[str, int] | None:
     if len(moving) != 1 or moving != counting:
         return None
     parts = re.split(r"\d+", names[0])
+    place = "{}" if parts[moving[0]].endswith("[") else "({})"
     filled = "".join(
-        part.replace("{", "{{") + ("" if n == len(columns) else "({})" if n == moving[0] else str(columns[n][0]))
+        part.replace("{", "{{") + ("" if n == len(columns) else place if n == moving[0] else str(columns[n][0]))
         for n, part in enumerate(parts)
     )
     return filled, columns[moving[0]][0] - 1

@@ -104,7 +104,7 @@ class Walk:
         """Whether a step only moves or scales numbers: then it is written as part of a step beside it."""
         name, others = step.primitive.name, [x for x in step.inputs if not isinstance(x, Variable)]
         if name == "getitem":
-            return all(isinstance(part, int | np.integer) for part in step.params["template"])
+            return all(isinstance(p, int | np.integer) or p is ... or p == slice(None) for p in step.params["template"])
         scales = (
             name in ("multiply", "divide") and len(others) == 1 and isinstance(step.inputs[0], Variable | float | int)
         )
@@ -178,8 +178,9 @@ class Walk:
                 [self.run.steps[loop.start + r * loop.period + k].outputs[0] for r in range(loop.count)]
                 for k in range(loop.period)
             ]
-            if any(len({v in self.hidden for v in row}) > 1 for row in rows):
-                continue
+            for row in rows:
+                if len({v in self.hidden for v in row}) > 1:  # as where the last iteration ends in the result
+                    self.hidden.difference_update(row)
             shown = {k: row for k, row in enumerate(rows) if row[0] not in self.hidden}
             called = {k: next((v.name for v in row if v.name), "") for k, row in shown.items()}
             letter = next(c for c in letters if c not in used)
@@ -229,7 +230,7 @@ class Walk:
     @cached_property
     def conditions(self) -> Definitions:
         """The definitions as far as lines need them: for conditions in terms of what they depend on."""
-        return self.definitions._replace(first={}, named={})
+        return self.definitions._replace(first={}, named=dict.fromkeys(self.definitions.patterns))
 
     def written(self, x: Any) -> Expression:
         """A value as others refer to it: by its name, or by its expression where it has none."""
