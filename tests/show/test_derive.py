@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pullback as pb
-from pullback.rules.nn import relu, softmax
+from pullback.rules.nn import relu, softmax, softmax_cross_entropy
 
 RNG = np.random.default_rng(0)
 
@@ -190,3 +190,10 @@ def test_fused_functions_can_be_opened() -> None:
     assert len(opened.forward) > len(closed.forward)
     assert opened.ok
     np.testing.assert_allclose(opened.closed_form["x"].evaluate(), closed.closed_form["x"].evaluate(), rtol=1e-9)
+
+
+def test_large_numbers_are_no_error() -> None:
+    d = pb.derive(softmax_cross_entropy, np.array([[1000.0, 1001.0, 998.0]]), np.array([[0.0, 1.0, 0.0]]))
+    assert d.ok, str(d)
+    d = pb.derive(lambda x: np.log(np.sum(np.exp(x))), np.array([400.0, 401.0]))
+    assert d.ok, str(d)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback.core.primitive import Primitive
 from pullback.errors import ConfigError, DtypeError
 from pullback.show import render_markup
 from pullback.show.algebra import atomic, constant, plus, scaled, substituted, symbol, times
@@ -25,7 +26,7 @@ from pullback.show.notation import LEGENDS
 from pullback.show.render_text import TITLES, render, render_table
 from pullback.show.running import Run, Variable, plain_run, run
 from pullback.show.simplify import simplify
-from pullback.show.slopes import against_slope, relative, slope, ways
+from pullback.show.slopes import against_slope, relative, slope, typical, ways
 from pullback.show.symbolic import as_expression, can_be_read
 from pullback.show.tangents import Tangents
 from pullback.show.walk import Edge, Walk
@@ -165,7 +166,7 @@ class Derivation:
             if y in tangents.expressions:
                 found, rough = slope(partial(self._moved_output, moves, k))
                 e = known[f"{y.name}_dot"]
-                number = e.evaluated(tangents.values, {})
+                number = e.evaluate(**tangents.values)
                 error = 0.0 if np.any(rough) else relative(number, found)
                 entries[y.name] = Entry(y, symbol(y.name, y.shape, "tangent"), e, error)
         return entries
@@ -187,8 +188,9 @@ class Derivation:
         for group in groups:
             for seed in (1, 2) if len(group) == 1 else (1,):
                 moves = ways({name: np.shape(gradients[name]) for name in group}, seed)
-                found, rough = slope(partial(self._along, moves))
-                flat = np.concatenate([np.ravel(gradients[name]) for name in group])
+                units = {name: typical(self.values[name]) for name in group}
+                found, rough = slope(partial(self._along, {name: way * units[name] for name, way in moves.items()}))
+                flat = np.concatenate([np.ravel(gradients[name]) * units[name] for name in group])
                 way = np.concatenate([np.ravel(moves[name]) for name in group])
                 error = 0.0 if np.any(rough) else against_slope(flat, way, float(found), 1e-12)
                 errors |= {name: max(errors[name], error) for name in group}
@@ -353,7 +355,7 @@ def derive(
         raise ConfigError("derive: the result does not depend on any floating-point argument")
     _check_repeatable(ran, plain_run(f, args, labels, {}))
     cotangents = _cotangents(ran, cotangent)
-    label = getattr(f, "__name__", type(f).__name__)
+    label = f.name if isinstance(f, Primitive) else getattr(f, "__name__", type(f).__name__)
     walk = Walk(ran, cotangents, label, fold)
     wanted = [wrt] if isinstance(wrt, str) else list(ran.inputs if wrt is None else wrt)
     wanted = [name for name in wanted if wrt is not None or ran.inputs[name] in walk.adjoint]
@@ -379,6 +381,8 @@ def _check_repeatable(ran: Run, again: Sequence[Any]) -> None:
 
 
 def _labels(f: Callable[..., Any], count: int) -> list[str]:
+    if isinstance(f, Primitive) and len(f.inputs) >= count:
+        return list(f.inputs[:count])
     try:
         parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):

@@ -273,7 +273,13 @@ class Expression:
     # -- numbers -----------------------------------------------------------------------------------------------------
     def evaluate(self, **arrays: Any) -> Any:
         """Its value where its symbols are these arrays: `x`, `x_bar` for the adjoint of x, `x_dot` for its tangent."""
-        return self.evaluated(arrays, {})
+        with np.errstate(all="ignore"):
+            value = self.evaluated(arrays, {})
+            if np.all(np.isfinite(value)):
+                return value
+            # exp(1000) / sum(exp(1000)) is beyond float64 on the way, and not beyond wider numbers.
+            wide = {name: _wide(array) for name, array in arrays.items()}
+            return np.asarray(self.evaluated(wide, {}), np.float64)[()]
 
     def evaluated(self, values: Values, known: dict[str, Any]) -> Any:
         """The same; `known` remembers what was computed already."""
@@ -291,6 +297,10 @@ class Expression:
                 total = total + _term_value(term, self.shape, values, known)
             known[key] = total[()]
         return known[key]
+
+
+def _wide(array: Any) -> Any:
+    return np.asarray(array, np.longdouble) if np.asarray(array).dtype.kind == "f" else array
 
 
 def _cost(atom: Atom) -> int:
@@ -331,4 +341,6 @@ def _raised(value: Any, power: Fraction) -> Any:
         return value
     if power == -1:
         return 1.0 / value
-    return value ** int(power) if power.denominator == 1 and power > 0 else np.asarray(value, float) ** float(power)
+    if power.denominator == 1 and power > 0:
+        return value ** int(power)
+    return np.asarray(value, np.result_type(value, float)) ** float(power)

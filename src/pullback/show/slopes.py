@@ -34,7 +34,7 @@ def ways(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Any]
 def against_slope(gradient: Any, direction: Any, found: float, floor: float) -> float:
     """The relative error of a gradient along a direction: 0 where it predicts the slope that was found."""
     gradient = np.asarray(gradient, dtype=np.float64)
-    size = max(float(np.linalg.norm(gradient.ravel())), abs(found), floor)
+    size = max(norm(gradient), abs(found), floor)
     return _finite(abs(float(np.vdot(gradient, direction)) - found) / size) if size else 0.0
 
 
@@ -43,9 +43,21 @@ def relative(a: Any, b: Any, floor: float = 0.0) -> float:
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         return np.inf
-    size = max(float(np.linalg.norm(a.ravel())), float(np.linalg.norm(b.ravel())), floor)
-    distance = float(np.linalg.norm((a - b).ravel()))
+    size = max(norm(a), norm(b), floor)
+    distance = norm(a - b)
     return _finite(distance / size) if size else 0.0
+
+
+def norm(array: Any) -> float:
+    """The Euclidean norm, whose squares do not overflow."""
+    largest = float(np.max(np.abs(array), initial=0.0))
+    return largest * float(np.linalg.norm(np.ravel(array) / largest)) if 0 < largest < np.inf else largest
+
+
+def typical(array: Any) -> float:
+    """The size of a typical element, which steps are measured by; 1 where that is 0."""
+    size = norm(array) / max(np.size(array), 1) ** 0.5
+    return size if 0 < size < np.inf else 1.0
 
 
 def _finite(error: float) -> float:

@@ -14,7 +14,7 @@ from pullback.core.trace import Forward
 from pullback.show.algebra import symbol
 from pullback.show.expression import Expression
 from pullback.show.running import Step, Variable
-from pullback.show.slopes import relative, slope
+from pullback.show.slopes import norm, relative, slope, typical
 from pullback.show.symbolic import Symbolic, pushed
 from pullback.show.walk import Pair, Walk
 
@@ -48,7 +48,7 @@ class Tangents:
             every = [pushed(step.primitive, arguments, outputs[0], moving, step.params)]
         for k, (y, e) in enumerate(zip(step.outputs, every, strict=True)):
             self.expressions[y] = e
-            self.numbers[y] = e.evaluated(self.values, {})
+            self.numbers[y] = e.evaluate(**self.values)
             self.errors[y] = self._error(step, moving, k, self.numbers[y])
             if y not in self.walk.hidden:
                 self.values[f"{y.name}_dot"] = self.numbers[y]
@@ -64,13 +64,16 @@ class Tangents:
         """The error of a tangent against differences of the step itself; 0 where a kink leaves nothing to compare."""
         # A difference of two is exact for a function of the second degree, as a product of two that move is.
         exact = isinstance(step.primitive, Linear) and sum(p is not None for p in moving) <= 2
-        found, rough = slope(partial(self._along, step, moving, k), exact)
+        pairs = [(v, p[1]) for v, p in zip(step.values, moving, strict=True) if p is not None]
+        unit = min(typical(v) / typical(t) for v, t in pairs)
+        found, rough = slope(partial(self._along, step, moving, k, unit), exact)
+        found = found / unit
         keep = ~np.asarray(rough)
-        floor = 1e-6 * sum(float(np.linalg.norm(np.ravel(p[1]))) for p in moving if p is not None)  # what may cancel
+        floor = 1e-6 * sum(norm(p[1]) for p in moving if p is not None)  # what may cancel
         return relative(np.where(keep, number, 0.0), np.where(keep, found, 0.0), floor)
 
-    def _along(self, step: Step, moving: list[Pair | None], k: int, t: float) -> Any:
-        values = [x if p is None else x + t * p[1] for x, p in zip(step.values, moving, strict=True)]
+    def _along(self, step: Step, moving: list[Pair | None], k: int, unit: float, t: float) -> Any:
+        values = [x if p is None else x + t * unit * p[1] for x, p in zip(step.values, moving, strict=True)]
         y = step.primitive.fn(*values, **step.params)
         return y[k] if type(y) is tuple else y
 

@@ -20,7 +20,7 @@ from pullback.show.loops import Loop, find_loops
 from pullback.show.meaning import meaning
 from pullback.show.running import UNNAMED, Opened, Run, Step, Variable
 from pullback.show.simplify import Definitions, renamed, simplify
-from pullback.show.slopes import against_slope, directions, relative, slope
+from pullback.show.slopes import against_slope, directions, norm, relative, slope, typical
 from pullback.show.symbolic import by_reference, fused_gradients, literal, pulled
 
 Pair = tuple[Expression, Any]
@@ -337,17 +337,18 @@ class Walk:
                 direction = np.where(rough[0], 0.0, direction)  # the elements at a kink stay where they are
                 found, rough = self._slopes(step, i, direction)
             total = sum(float(np.vdot(a, b)) for a, b in zip(g, found, strict=True))
-            floor = float(np.sqrt(sum(np.sum(np.square(a * b)) for a, b in zip(g, found, strict=True))))
+            floor = norm([norm(a * b) for a, b in zip(g, found, strict=True)])
             edge.size = max(edge.size, floor)
             edge.error = max(edge.error, against_slope(gradient, direction, total, floor))
         return edge
 
     def _slopes(self, step: Step, i: int, direction: Any) -> tuple[list[Any], list[Any]]:
         """The slopes of the outputs of a step as one input moves, and where they cannot be told."""
-        run = _along(step.primitive, step.values, i, direction, step.params)
+        unit = typical(step.values[i])
+        run = _along(step.primitive, step.values, i, direction * unit, step.params)
         linear = isinstance(step.primitive, Linear)
         pairs = [slope(partial(_part, run, k), linear) for k in range(len(step.outputs))]
-        return [found for found, _ in pairs], [rough for _, rough in pairs]
+        return [found / unit for found, _ in pairs], [rough for _, rough in pairs]
 
     def _compare_fused(self, o: Opened) -> None:
         """The backward of a fused primitive, as the tape runs it, against what its reference derives."""
@@ -367,8 +368,7 @@ class Walk:
 
     def number(self, e: Expression) -> Any:
         """The value of an expression in this run."""
-        with np.errstate(all="ignore"):
-            return e.evaluated(self.values, {})
+        return e.evaluate(**self.values)
 
     def error_of(self, v: Variable) -> float:
         """The error of the line of an adjoint: the mathematics against the tape, and each rule against differences."""
