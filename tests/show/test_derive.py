@@ -192,6 +192,12 @@ def test_fused_functions_can_be_opened() -> None:
     np.testing.assert_allclose(opened.closed_form["x"].evaluate(), closed.closed_form["x"].evaluate(), rtol=1e-9)
 
 
+def test_what_is_not_a_number_fails_its_line() -> None:
+    with np.errstate(all="ignore"):
+        d = pb.derive(lambda x: np.sum(np.log(x)), np.array([-1.0, 2.0]))
+        assert not d.ok
+
+
 def test_large_numbers_are_no_error() -> None:
     d = pb.derive(softmax_cross_entropy, np.array([[1000.0, 1001.0, 998.0]]), np.array([[0.0, 1.0, 0.0]]))
     assert d.ok, str(d)

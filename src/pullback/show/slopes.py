@@ -9,13 +9,15 @@ import numpy as np
 
 from pullback.show.differences import sweep
 
+STEPS = 9  # down to a millionth; smaller ones are lost in rounding
+
 
 def slope(f: Callable[[float], Any], linear: bool = False) -> tuple[Any, Any]:
     """The derivative at 0 of an array that depends on a number, and where it cannot be told, as at a kink."""
     if linear:  # one difference is exact
         found = (np.asarray(f(1.0), float) - np.asarray(f(-1.0), float)) / 2.0
         return found, np.zeros(found.shape, bool)
-    estimate = sweep(f)
+    estimate = sweep(f, STEPS)
     return estimate.value, ~estimate.reliable
 
 
