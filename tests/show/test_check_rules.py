@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import primitive_cases as table
 import pytest
+from corruptions import corrupted
 
 import pullback as pb
 from pullback.show.observed import observe
@@ -59,46 +58,6 @@ CORRUPTIONS: dict[str, Corruption] = {
     "argument": wrong_argument,
     "term": lambda pull, g, saved: without_largest(pull(g, saved)),
 }
-
-
-@contextmanager
-def corrupted(primitive: Any, corruption: Corruption, i: int) -> Iterator[None]:
-    """Inside, the rule of one input of a primitive is wrong."""
-    make_plan, gradients = primitive._make_plan, getattr(primitive, "gradients", None)
-
-    def wrong_plan(tracked: list[int], count: int) -> Any:
-        plan = make_plan(tracked, count)
-        pulls = [
-            functools.partial(wrong_pull, pull) if j == i else pull
-            for j, pull in zip(plan.inputs, plan.pulls or [None] * count, strict=False)
-        ]
-        return plan._replace(pulls=tuple(pulls)) if plan.pulls else plan
-
-    def wrong_pull(pull: Any, g: Any, saved: Any, shape: Any, params: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return corruption(lambda g, saved: pull(g, saved, shape, params), g, saved)
-
-    def wrong_gradients(saved: Any, g: Any, plan: Any, params: Any) -> Any:
-        assert gradients is not None
-        every = list(gradients(saved, g, plan, params))
-        if i not in plan.inputs:
-            return every
-        where = plan.inputs.index(i)
-        every[where] = corruption(lambda g, saved: gradients(saved, g, plan, params)[where], g, saved)
-        return every
-
-    primitive._make_plan, before = wrong_plan, dict(primitive._plans)
-    if gradients is not None:
-        primitive.gradients = wrong_gradients
-    primitive._plans.clear()
-    try:
-        yield
-    finally:
-        del primitive._make_plan
-        if gradients is not None:
-            del primitive.gradients
-        primitive._plans.clear()
-        primitive._plans.update(before)
 
 
 def test_no_rule_of_the_registry_is_flagged() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import primitive_cases as table
 import pytest
+from corruptions import corrupted
 
 import pullback as pb
 from pullback.core.tensor import plain_value
@@ -58,44 +57,6 @@ CORRUPTIONS: dict[str, Callable[[Pull, Any, Any], Any]] = {
     "argument": wrong_argument,
     "term": lambda pull, g, saved: masked(pull(g, saved), all_but_the_largest),
 }
-
-
-@contextmanager
-def corrupted(primitive: Any, corruption: Callable[..., Any], i: int) -> Iterator[None]:
-    """Inside, the rule of input i of a primitive is wrong."""
-    make_plan, gradients, before = primitive._make_plan, getattr(primitive, "gradients", None), dict(primitive._plans)
-
-    def wrong_pull(pull: Any, g: Any, saved: Any, shape: Any, params: Any) -> Any:
-        return corruption(lambda g, saved: pull(g, saved, shape, params), g, saved)
-
-    def wrong_plan(tracked: list[int], count: int) -> Any:
-        plan = make_plan(tracked, count)
-        pulls = [
-            functools.partial(wrong_pull, pull) if j == i else pull
-            for j, pull in zip(plan.inputs, plan.pulls, strict=False)
-        ]
-        return plan._replace(pulls=tuple(pulls))
-
-    def wrong_gradients(saved: Any, g: Any, plan: Any, params: Any) -> Any:
-        assert gradients is not None
-        every = list(gradients(saved, g, plan, params))
-        if i in plan.inputs:
-            at = plan.inputs.index(i)
-            every[at] = corruption(lambda g, saved: gradients(saved, g, plan, params)[at], g, saved)
-        return every
-
-    primitive._make_plan = wrong_plan
-    if gradients is not None:
-        primitive.gradients = wrong_gradients
-    primitive._plans.clear()
-    try:
-        yield
-    finally:
-        del primitive._make_plan
-        if gradients is not None:
-            del primitive.gradients
-        primitive._plans.clear()
-        primitive._plans.update(before)
 
 
 BY_NAME: dict[str, list[Any]] = {}
