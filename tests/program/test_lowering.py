@@ -9,6 +9,7 @@ import pullback as pb
 from pullback import nn, optim
 from pullback.nn.models import cifar_cnn, levels_cnn, mlp
 from pullback.program import lowering
+from pullback.program.operations import DIRECTIONS
 from pullback.rules.convolution import conv2d
 from pullback.rules.nn import relu
 
@@ -94,17 +95,70 @@ def steps_of(f, *args):
     return [step.primitive.name for step in pb.compile(f).explain(*args).after.steps]
 
 
-def test_batch_norms_and_their_relus_become_affine_maps():
+def program_of(algorithms):
     x, y = batch()
     rule = optim.adam(1e-3)
     model = MODELS["levels"]()
-    names = steps_of(training_step(rule), model, rule.init(model), x, y)
+    compiled = pb.compile(training_step(rule), algorithms=dict.fromkeys(DIRECTIONS.values(), algorithms))
+    return compiled.explain(model, rule.init(model), x, y).after
+
+
+def test_batch_norms_and_their_relus_become_affine_maps():
+    names = [step.primitive.name for step in program_of("shifted").steps]
     assert not {"relu", "greater", "batch_norm.forward", "batch_norm.backward", "max_pool2d_choices", "adam_step"} & {
         *names
     }
-    assert names.count("affine") == names.count("moments") == names.count("norm_gradient") == 4
-    assert names.count("adam") == len(pb.tree.leaves(model))
+    assert names.count("moments") == names.count("norm_gradient") == 4
+    assert names.count("affine") == 3  # the one before the pool is done there
+    assert names.count("adam") == len(pb.tree.leaves(MODELS["levels"]()))
     assert sum(name.startswith("conv2d[") for name in names) == 4
+
+
+def test_batch_norms_cost_no_pass_of_their_own_where_convolutions_do_their_work():
+    program = program_of("winograd")
+    names = [step.primitive.name for step in program.steps]
+    assert not {"moments", "through_relu", "norm_gradient"} & {*names}
+    assert names.count("affine") == names.count("norm_sums") == 1  # behind the last convolution is no other
+    forward = [step for step in program.steps if step.primitive.name == "conv2d[winograd]"]
+    assert all(len(step.outputs) == 3 for step in forward)  # with the moments of the result
+    assert [step.params.get("load") for step in forward] == [None, "relu", None, "relu"]  # the pool's input is plain
+    pool = next(step for step in program.steps if step.primitive.name == "max_pool2d")
+    assert pool.params["load"] == "relu"
+    back = [step for step in program.steps if step.primitive.name == "conv2d_input_adjoint[winograd]"]
+    assert [step.params["load_gradient"] for step in back] == ["masked", "norm", "norm"]
+    assert [step.params.get("store") for step in back] == [True, None, True]
+    scatter = next(step for step in program.steps if step.primitive.name == "max_pool2d_scatter")
+    assert scatter.params["store"]
+
+
+def test_wide_gradients_are_computed_once_and_not_at_each_reading():
+    conv, norm = nn.Conv2d(72, 8, 3, padding=1, bias=False, rng=0), nn.BatchNorm(8)
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 72)).astype(np.float32)
+
+    def f(x, conv, norm):
+        return np.sum(relu(norm(conv(x))) ** 2)
+
+    wide = pb.compile(pb.grad(f, argnums=(0, 1)), algorithms=dict.fromkeys(DIRECTIONS.values(), "winograd"))
+    assert "norm_gradient" in [step.primitive.name for step in wide.explain(x, conv, norm).after.steps]
+    ours, theirs = wide(x, conv, norm), pb.grad(f, argnums=(0, 1))(x, conv, norm)
+    for a, b in zip(pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
+
+
+def test_a_batch_norm_whose_input_has_another_use_is_fused_and_right():
+    first, norm, second = nn.Conv2d(3, 8, 3, padding=1, rng=0), nn.BatchNorm(8), nn.Conv2d(8, 8, 3, padding=1, rng=1)
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
+
+    def f(layers, x):
+        first, norm, second = layers
+        y = first(x)
+        z = relu(norm(y))
+        return np.sum((second(z) + z + y) ** 2)
+
+    compiled = pb.compile(pb.grad(f), algorithms=dict.fromkeys(DIRECTIONS.values(), "winograd"))
+    ours, theirs = compiled([first, norm, second], x), pb.grad(f)([first, norm, second], x)
+    for a, b in zip(pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
 
 
 def test_a_relu_whose_input_is_used_again_stays_beside_it():

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from pullback.core.primitive import PRIMITIVES
+from pullback.core.primitive import PRIMITIVES, Params
 from pullback.program import operations
-from pullback.program.ir import Program, Step
+from pullback.program.ir import Program, Step, Type
+from pullback.program.operations import Operation
 from pullback.program.passes import dead_code
 from pullback.rules import nn, optim
+
+FUSING = ("winograd",)
+"""The algorithms of convolution that do the work of their neighbours as they load and store, and not as a pass."""
+
+ONCE = 64
+"""Channels of a result for which these algorithms read an operand once."""
 
 
 def fuse(program: Program) -> Program:
     """All fusions, each checked, in an order in which one clears the way for the next."""
-    for change in (relu_into_affine, masks, masks_into_normalisation, adam_updates):
+    for change in (
+        relu_into_affine, masks, masks_into_normalisation, moments_into_stores, sums_into_stores, gradients_into_loads,
+        affines_into_loads, adam_updates,
+    ):  # fmt: skip
         program = dead_code(change(program)).check(change.__name__)
     return program
 
@@ -69,6 +80,135 @@ def masks_into_normalisation(program: Program) -> Program:
                 read = graph.steps[k]
                 graph.steps[k] = read._replace(inputs=(g, *read.inputs[1:], scale, shift))
     return graph.program()
+
+
+def moments_into_stores(program: Program) -> Program:
+    """The moments of what a convolution makes are found as it stores."""
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is operations.moments:
+            at = graph.makers.get(step.inputs[0])
+            if at is not None and _does_more(graph.steps[at], "forward") and len(graph.steps[at].outputs) == 1:
+                graph.steps[at] = _with(graph.steps[at], (), {}, step.outputs)
+                graph.remove(number)
+    return graph.program()
+
+
+def sums_into_stores(program: Program) -> Program:
+    """The mask of a ReLU, and the sums that its batch norm's adjoint needs, are found where the gradient is stored."""
+    graph = _Graph(program)
+    types = dict(program.types)
+    for number, step in enumerate(program.steps):
+        if step.primitive is not operations.norm_sums or len(step.inputs) != 7:
+            continue
+        g, x, gamma, mean, variance, scale, shift = step.inputs
+        at = graph.makers.get(g)
+        if at is None or not _does_more(graph.steps[at], "input_adjoint", operations.max_pool_adjoint):
+            continue
+        if any(graph.makers.get(place, -1) > at for place in (x, scale, shift, mean)):
+            continue
+        readers = [k for k in graph.users[g] if k != number]
+        if "store" in graph.steps[at].params or not all(
+            k is not None
+            and graph.steps[k].primitive is operations.norm_gradient
+            and graph.steps[k].inputs[:2] == (g, x)
+            and graph.steps[k].inputs[5:] == (scale, shift)
+            for k in readers
+        ):
+            continue
+        sums = max(types) + 1
+        channels = types[gamma].shape[0]
+        types[sums] = Type((2, channels), np.dtype(np.float64))
+        graph.steps[at] = _with(graph.steps[at], (x, scale, shift, mean), {"store": True}, (sums,))
+        rows = int(np.prod(types[x].shape)) // channels
+        graph.steps[number] = step._replace(
+            primitive=operations.norm_coefficients,
+            inputs=(sums, gamma, mean, variance),
+            params={**step.params, "rows": rows},
+        )
+        for k in readers:
+            if k is not None:  # the gradient is masked by now
+                graph.steps[k] = graph.steps[k]._replace(inputs=graph.steps[k].inputs[:5])
+    return replace(graph.program(), types=types)
+
+
+def gradients_into_loads(program: Program) -> Program:
+    """What a batch norm passes back is computed where the convolution before it reads it.
+
+    Not for many channels: the kernels read a gradient once for each `ONCE` channels, and would compute it as often.
+    """
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is not operations.norm_gradient:
+            continue
+        readers = [graph.steps[k] for k in graph.users[step.outputs[0]] if k is not None]
+        made = [program.types[reader.outputs[0]].shape for reader in readers if _direction(reader) == "input_adjoint"]
+        if all(shape[-1] <= ONCE for shape in made):
+            kind = "masked" if len(step.inputs) == 7 else "norm"
+            places = {"input_adjoint": 0, "weight_adjoint": 1}
+            _read_instead(graph, number, places, {"load_gradient": kind})
+    return graph.program()
+
+
+def affines_into_loads(program: Program) -> Program:
+    """The affine map of a batch norm, with its ReLU, is applied where a convolution or a pool reads."""
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is operations.affine:
+            kind = "relu" if step.params["relu"] else "affine"
+            _read_instead(graph, number, {"forward": 0, "weight_adjoint": 0, "pool": 0}, {"load": kind})
+    return graph.program()
+
+
+def _read_instead(graph: _Graph, number: int, places: Mapping[str, int], params: Params) -> None:
+    """Have all users of a step's result read its first input, and do its work as they load; if all of them can.
+
+    `places` are the positions, by direction, at which a user may take it.
+    """
+    step = graph.steps[number]
+    result = step.outputs[0]
+    changed = {}
+    for k in graph.users[result]:
+        user = None if k is None else graph.steps[k]
+        direction = None if user is None else _direction(user)
+        if k is None or user is None or direction is None or direction not in places:
+            return
+        position = places[direction]
+        if user.inputs.count(result) != 1 or user.inputs[position] != result or params.keys() & user.params.keys():
+            return
+        inputs = list(user.inputs)
+        inputs[position] = step.inputs[0]
+        # The inputs of `load` come before those of `load_gradient`, which come before those of `store`.
+        before = 2 + 2 * ("load" in user.params) if "load_gradient" in params else min(2, len(inputs))
+        before = 1 if direction == "pool" else before
+        inputs[before:before] = step.inputs[1:]
+        changed[k] = user._replace(inputs=tuple(inputs), params={**user.params, **params})
+    graph.steps.update(changed)
+    graph.remove(number)
+
+
+def _direction(step: Step) -> str | None:
+    """Of a convolution that does more as it loads and stores, its direction; "pool" for max pooling."""
+    if step.primitive is operations.max_pool:
+        return "pool"
+    return next((each for each in operations.DIRECTIONS if _does_more(step, each)), None)
+
+
+def _does_more(step: Step, direction: str, *others: Operation) -> bool:
+    """Whether a step is a convolution of this direction, or one of `others`, that has other work done on the way."""
+    fusing = (operations.convolution(direction, name) for name in FUSING)
+    return any(step.primitive is each for each in (*fusing, *others))
+
+
+def _with(step: Step, inputs: tuple[int, ...], params: Params, outputs: tuple[int, ...]) -> Step:
+    """The step with more inputs, parameters and results."""
+    made = (*step.outputs, *outputs)
+    return step._replace(
+        inputs=(*step.inputs, *inputs),
+        params={**step.params, **params},
+        outputs=made,
+        parts=tuple(range(len(made))),
+    )
 
 
 def adam_updates(program: Program) -> Program:

@@ -41,28 +41,73 @@ DIRECTIONS = {
 
 @cache
 def convolution(direction: str, algorithm: str) -> Operation:
-    """One of the three maps of a convolution, "forward", "input_adjoint" or "weight_adjoint", by one algorithm."""
+    """One of the three maps of a convolution, "forward", "input_adjoint" or "weight_adjoint", by one algorithm.
+
+    Its first two inputs are the operands. Parameters that `fusion.py` adds name work that is done on the way, whose
+    inputs follow in this order: `load` ("affine" or "relu": scale, shift) is done to x; `load_gradient` ("norm" or
+    "masked": x, a, b, c, and scale, shift if masked) is `norm_gradient` done to g; `store` (x, scale, shift, mean) is
+    `through_relu` done to the result, whose sums are a second result. With three results, `moments` are found too.
+    """
 
     def forward(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
         from pullback.kernels import convolution as kernels
 
-        x, w = values
-        kernels.forward(x, w, *_geometry(params), outs[0], algorithm)
+        x, w, *rest = values
+        geometry, load = _geometry(params), _load(params, rest)
+        if len(outs) == 1:
+            kernels.forward(x, w, *geometry, outs[0], algorithm, load=load)
+        else:
+            _, *found = kernels.forward(x, w, *geometry, outs[0], algorithm, load=load, moments=True)
+            outs[1][...], outs[2][...] = found
 
     def input_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
         from pullback.kernels import convolution as kernels
 
-        g, w = values
-        kernels.input_adjoint(g, w, outs[0].shape, *_geometry(params), outs[0], algorithm)
+        g, w, *rest = values
+        load_gradient, store = _load_gradient(params, rest), _store(params, rest)
+        found = kernels.input_adjoint(
+            g, w, outs[0].shape, *_geometry(params), outs[0], algorithm, load_gradient=load_gradient, store=store
+        )
+        if store is not None:
+            outs[1][...] = found[1]
 
     def weight_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
         from pullback.kernels import convolution as kernels
 
-        x, g = values
-        kernels.weight_adjoint(x, g, outs[0].shape, *_geometry(params), outs[0], algorithm)
+        x, g, *rest = values
+        load, load_gradient = _load(params, rest), _load_gradient(params, rest)
+        kernels.weight_adjoint(
+            x, g, outs[0].shape, *_geometry(params), outs[0], algorithm, load=load, load_gradient=load_gradient
+        )
 
     write = {"forward": forward, "input_adjoint": input_adjoint, "weight_adjoint": weight_adjoint}[direction]
     return Operation(f"{DIRECTIONS[direction]}[{algorithm}]", write)
+
+
+def _taken(rest: list[Any], count: int) -> list[Any]:
+    """The next inputs, which are taken away."""
+    found, rest[:] = rest[:count], rest[count:]
+    return found
+
+
+def _load(params: Params, rest: list[Any]) -> Any:
+    from pullback.kernels.fused import Affine
+
+    kind = params.get("load")
+    return None if kind is None else Affine(*_taken(rest, 2))._replace(relu=kind == "relu")
+
+
+def _load_gradient(params: Params, rest: list[Any]) -> Any:
+    from pullback.kernels.fused import NormGradient
+
+    kind = params.get("load_gradient")
+    return None if kind is None else NormGradient(*_taken(rest, 6 if kind == "masked" else 4))
+
+
+def _store(params: Params, rest: list[Any]) -> Any:
+    from pullback.kernels.fused import Mask
+
+    return Mask(*_taken(rest, 4)) if params.get("store") else None
 
 
 def _geometry(params: Params) -> tuple[Any, Any, Any]:
@@ -76,21 +121,29 @@ def _max_pool(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> Non
     from pullback.kernels import pooling
 
     (top, _), (left, _) = params["padding"]
-    pooling.max_pool(values[0], params["window"], params["stride"], (top, left), out=outs[0], places=outs[1])
+    x, *rest = values
+    pooling.max_pool(
+        x, params["window"], params["stride"], (top, left), out=outs[0], places=outs[1], load=_load(params, rest)
+    )
 
 
 def _max_pool_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
     from pullback.kernels import pooling
 
     (top, _), (left, _) = params["padding"]
-    g, places = values
-    pooling.max_pool_adjoint(g, places, outs[0].shape, params["window"], params["stride"], (top, left), out=outs[0])
+    g, places, *rest = values
+    store = _store(params, rest)
+    found = pooling.max_pool_adjoint(
+        g, places, outs[0].shape, params["window"], params["stride"], (top, left), out=outs[0], store=store
+    )
+    if store is not None:
+        outs[1][...] = found[1]
 
 
 max_pool = Operation("max_pool2d", _max_pool)
-"""x -> the largest pixel of each window, and its place there, one byte each."""
+"""x -> the largest pixel of each window, and its place there, one byte each; `load` as of a convolution."""
 max_pool_adjoint = Operation("max_pool2d_scatter", _max_pool_adjoint)
-"""g, places -> what flows back to the image."""
+"""g, places -> what flows back to the image; `store` as of a convolution."""
 
 
 # -- batch normalisation ---------------------------------------------------------------------------------------------
@@ -124,6 +177,15 @@ def _norm_sums(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> No
         out[...] = found
 
 
+def _norm_coefficients(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import normalisation
+
+    totals, gamma, mean, variance = values
+    found = normalisation.coefficients(totals, params["rows"], gamma, mean, variance, params["eps"])
+    for out, value in zip(outs, found, strict=True):
+        out[...] = value
+
+
 def _norm_gradient(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
     from pullback.kernels import normalisation
 
@@ -148,6 +210,8 @@ affine = Operation("affine", _affine, {0: 0})
 norm_sums = Operation("norm_sums", _norm_sums)
 """g, x, gamma, mean, variance [, scale, shift] -> dgamma, dbeta, and a, b, c of the next. With scale and shift, g is
 taken where x scale + shift is positive."""
+norm_coefficients = Operation("norm_coefficients", _norm_coefficients)
+"""The sums of g and of g (x - mean), gamma, mean, variance -> what `norm_sums` gives."""
 norm_gradient = Operation("norm_gradient", _norm_gradient, {0: 0})
 """g, x, a, b, c [, scale, shift] -> a g + b x + c."""
 through_relu = Operation("through_relu", _through_relu, {0: 0})
