@@ -97,7 +97,7 @@ def test_peers_do_the_same_steps(optimiser):
     network = Trained(mlp(16), (3072,), 10, 8, optimiser, 0.01)
     from pullback.bench import in_numpy
 
-    steps = [train(network), in_numpy.training(network), in_numpy.training_by_autograd(network)]
+    steps = [train(network, "float32"), in_numpy.training(network), in_numpy.training_by_autograd(network)]
     for _ in range(3):
         values = [float(step()) for step in steps]
         np.testing.assert_allclose(values, values[0], rtol=1e-4)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convolution_cases import CASES, SHAPES
+from convolution_cases import CASES, ERROR_BOUNDS, SHAPES
 
-from pullback.kernels import convolution, pooling, reference, winograd
+from pullback.kernels import convolution, pooling, reference
 from pullback.kernels.fused import Affine, Mask, NormGradient
 
 LEAN = [case for case in CASES if case[0] in SHAPES[:8] or case[0] in SHAPES[9:10] + SHAPES[13:20]]
@@ -56,7 +56,7 @@ def _assert_close(found: Any, exact: Any, bound: float) -> None:
 def test_loads_and_stores_match_separate_steps(shape: Any, algorithm: str, relu: bool) -> None:
     layer = _Layer(shape)
     options, w64 = layer.options, layer.w.astype(np.float64)
-    bound = winograd.ERROR_BOUND if algorithm == "winograd" else 2e-5
+    bound = ERROR_BOUNDS.get(algorithm, 2e-5)
     load, load_gradient = Affine(layer.scale, layer.shift, relu), layer.load_gradient(relu)
     x64, g64 = layer.loaded_x(relu), layer.loaded_gradient(relu)
 
@@ -88,7 +88,7 @@ def test_loads_and_stores_match_separate_steps(shape: Any, algorithm: str, relu:
     _assert_close(sums, np.array(exact_sums), 1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["winograd", "shifted", "tiny"])
+@pytest.mark.parametrize("algorithm", ["winograd", "shifted", "tiny", "bfloat16x3"])
 def test_moments_of_results_far_from_zero(algorithm: str) -> None:
     random = np.random.default_rng(0)
     x = (100.0 + random.standard_normal((4, 13, 15, 32))).astype(np.float32)

@@ -7,6 +7,8 @@ import pytest
 
 import pullback as pb
 from pullback import nn, optim
+from pullback.kernels import convolution as kernels
+from pullback.kernels import matmul
 from pullback.nn.models import cifar_cnn, levels_cnn, mlp
 from pullback.program import lowering
 from pullback.program.operations import DIRECTIONS
@@ -159,6 +161,38 @@ def test_a_batch_norm_whose_input_has_another_use_is_fused_and_right():
     ours, theirs = compiled([first, norm, second], x), pb.grad(f)([first, norm, second], x)
     for a, b in zip(pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize("precision", ["float32-fast", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_in_less_than_float32(name, precision, monkeypatch):
+    """With all products in the arithmetic that is asked for, whether it is fast on this CPU or not."""
+    for module in (kernels, matmul):
+        monkeypatch.setattr(module, "RATES", {"bfloat16": -2e6, "bfloat16x3": -1e6})
+    x, y = batch()
+    rule = optim.sgd(1e-2)
+    plain, model = MODELS[name](), MODELS[name]()
+    step = pb.compile(training_step(rule), precision=precision)
+    names = [each.primitive.name for each in step.explain(model, rule.init(model), x, y).after.steps]
+    wanted = {"float32-fast": "bfloat16x3", "bfloat16": "bfloat16"}[precision]
+    products = [name for name in names if name.startswith(("conv2d", "matmul"))]
+    reduced = [name for name in products if name.endswith(f"[{wanted}]")]
+    assert len(reduced) >= len(products) - 6  # convolutions with a stride stay in float32
+    moved, _, value, logits = step(model, rule.init(model), x, y)
+    expected, _, exact, exact_logits = training_step(rule)(plain, rule.init(plain), x, y)
+    bound = {"float32-fast": 1e-3, "bfloat16": 0.1}[precision]
+    np.testing.assert_allclose(logits, exact_logits, rtol=0, atol=bound * float(np.abs(exact_logits).max()))
+    assert value == pytest.approx(exact, rel=bound)
+    before, ours, theirs = (
+        np.concatenate([leaf.ravel() for leaf in pb.tree.leaves(each)]) for each in (MODELS[name](), moved, expected)
+    )
+    # Ten batch norms of six images amplify rounding; a wrong sign or a product left out would be off by 1 and more.
+    assert np.linalg.norm(ours - theirs) <= 5 * bound * np.linalg.norm(theirs - before)
+
+
+def test_a_precision_that_there_is_not():
+    with pytest.raises(pb.ConfigError, match="precision: expected one of float32, float32-fast, bfloat16, got 'half'"):
+        pb.compile(lambda x: x, precision="half")
 
 
 def test_a_relu_whose_input_is_used_again_stays_beside_it():

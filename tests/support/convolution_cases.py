@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pullback.kernels import winograd
+
 # images, height, width, inputs, outputs, kernel, stride, padding, groups
 SHAPES = [
     (1, 5, 7, 3, 5, (3, 3), 1, 1, 1),
@@ -32,11 +34,15 @@ SHAPES = [
     (1, 9, 12, 100, 100, (2, 4), (1, 2), (0, 1), 100),
     (2, 8, 8, 16, 16, (3, 3), 4, 0, 16),
 ]
+ERROR_BOUNDS = {"winograd": winograd.ERROR_BOUND, "bfloat16": 2e-2, "bfloat16x3": 3e-5}
+"""The largest error relative to the largest result that an algorithm may have, where that is not `EXACT`."""
+EXACT = 1e-5
 CASES = [
     (shape, algorithm)
     for shape in SHAPES
-    for algorithm in ("shifted", "winograd", "tiny", "depthwise", "pointwise")
+    for algorithm in ("shifted", "winograd", "tiny", "depthwise", "pointwise", "bfloat16", "bfloat16x3")
     if algorithm == "shifted"
+    or (algorithm.startswith("bfloat16") and shape[6] == 1 and shape[8] == 1)
     or (algorithm == "winograd" and shape[5] == (3, 3) and shape[6] == 1 and shape[8] == 1)
     or (algorithm == "tiny" and shape[0] * shape[1] * shape[2] <= 1024 and shape[8] == 1)
     or (algorithm == "pointwise" and shape[5:] == ((1, 1), 1, 0, 1))

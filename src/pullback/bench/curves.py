@@ -19,7 +19,7 @@ def _curve(name: str, value: int, network: Network, threads: int | None = None) 
     full = training(f"{name}/{value}", f"training step of levels 32, 64 with {name} {value}", network, threads=threads)
     kept = ("torch-eager", "torch-channels-last", "jax")
     peers = {peer: contender for peer, contender in full.peers.items() if peer in kept}
-    return Workload(full.name, full.summary, full.ours, peers, threads=threads)
+    return Workload(full.name, full.summary, {"float32": full.ours["float32"]}, peers, threads=threads)
 
 
 WORKLOADS = [

@@ -28,14 +28,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def has_amx() -> bool:
+    """Whether the CPU has a matrix unit for bfloat16."""
+    return "amx_bf16" in _cpu_info()
+
+
 def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                flags = Path("/proc/cpuinfo").read_text()
-                wide = "AMX" if "amx_bf16" in flags else "AVX-512" if "avx512f" in flags else "AVX2"
-                return f"{line.split(':', 1)[1].strip()} ({wide})"
+    text = _cpu_info()
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            wide = "AMX" if has_amx() else "AVX-512" if "avx512f" in text else "AVX2"
+            return f"{line.split(':', 1)[1].strip()} ({wide})"
     return platform.processor() or platform.machine()
+
+
+def _cpu_info() -> str:
+    with suppress(OSError):
+        return Path("/proc/cpuinfo").read_text()
+    return ""
 
 
 def _memory() -> int:

@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from pullback.bench import in_jax, in_numpy, in_torch
+from pullback.bench.machine import has_amx
 from pullback.bench.workload import Contender, Step, Workload
+
+Precision = Literal["float32", "float32-fast", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float32-fast", "bfloat16")
+if not has_amx():  # elsewhere the program in float32-fast is that in float32
+    PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def training(name: str, summary: str, network: Network, **options: Any) -> Workl
     reduced = {
         "torch-bf16": functools.partial(in_torch.training, network, channels_last=network.has_images, bfloat16=True)
     }
-    ours = {"float32": functools.partial(train, network)}
+    ours: dict[str, Contender] = {each: functools.partial(train, network, each) for each in PRECISIONS}
     return Workload(name, summary, ours, peers, reduced, **options)
 
 
@@ -70,10 +76,11 @@ def inference(name: str, summary: str, network: Network, **options: Any) -> Work
     reduced = {
         "torch-bf16": functools.partial(in_torch.inference, network, channels_last=network.has_images, bfloat16=True)
     }
-    return Workload(name, summary, {"float32": functools.partial(predict, network)}, peers, reduced, **options)
+    ours: dict[str, Contender] = {each: functools.partial(predict, network, each) for each in PRECISIONS}
+    return Workload(name, summary, ours, peers, reduced, **options)
 
 
-def train(network: Network) -> Step:
+def train(network: Network, precision: Precision) -> Step:
     """Steps of training by `pb.compile`, parameters and moments updated in place."""
     import pullback as pb
     from pullback import nn, optim
@@ -83,7 +90,7 @@ def train(network: Network) -> Step:
     def loss(model: Any, images: Any, labels: Any) -> Any:
         return nn.softmax_cross_entropy(model(images), labels)
 
-    @pb.compile(donate=(0, 1))
+    @pb.compile(donate=(0, 1), precision=precision)
     def update(model: Any, state: Any, images: Any, labels: Any) -> Any:
         value, gradients = pb.value_and_grad(loss)(model, images, labels)
         updates, state = optimiser.update(gradients, state, model)
@@ -101,11 +108,11 @@ def train(network: Network) -> Step:
     return step
 
 
-def predict(network: Network) -> Step:
+def predict(network: Network, precision: Precision) -> Step:
     """Logits by `pb.compile`."""
     import pullback as pb
 
-    model = pb.compile(network.build().eval())
+    model = pb.compile(network.build().eval(), precision=precision)
     images, _ = network.data()
     return lambda: model(images)
 

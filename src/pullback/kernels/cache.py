@@ -18,6 +18,7 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.registry import cpu_target
 
+from pullback.kernels import bfloat16
 from pullback.kernels.simd import MACHINE
 
 _SOURCES = Path(__file__).parent
@@ -27,8 +28,8 @@ _SOURCES = Path(__file__).parent
 def folder() -> Path:
     """`$PULLBACK_CACHE`, else the user's cache folder, and in it a folder for all that changes the machine code.
 
-    That is the versions of pullback and Numba, the CPU with its vector width, and the text of the kernels: Numba's
-    own key sees neither a changed constant nor a changed function in another file.
+    That is the versions of pullback and Numba, the CPU with its vectors and its unit for bfloat16, and the text of the
+    kernels: Numba's own key sees neither a changed constant nor a changed function in another file.
     """
     root = os.environ.get("PULLBACK_CACHE")
     if root is None:
@@ -42,6 +43,7 @@ def folder() -> Path:
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    digest.update(bfloat16.UNIT.encode())
     name = f"{version}-numba{numba.__version__}-python{python}-float32x{MACHINE.width}-{digest.hexdigest()[:16]}"
     return Path(root) / "kernels" / name
 

@@ -9,7 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ConfigError, ShapeError
-from pullback.kernels import depthwise, fused, matmul, normalisation, runtime, scattered, shifted, tiny, winograd
+from pullback.kernels import (
+    blocked,
+    depthwise,
+    fused,
+    matmul,
+    normalisation,
+    runtime,
+    scattered,
+    shifted,
+    tiny,
+    winograd,
+)
+from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.fused import Affine, Mask, NormGradient, as_input
 from pullback.kernels.runtime import round_up
 from pullback.kernels.simd import PANEL
@@ -61,6 +73,10 @@ def forward(
     if chosen == "winograd":
         found = winograd.forward(as_input(x), as_input(w), y, shape.padding, False, load, None, moments)
         return (y, *found) if moments else y
+    if chosen in PARTS:
+        parts = PARTS[chosen]
+        found = blocked.forward(as_input(x), as_input(w), y, shape.padding, parts, False, load, None, moments)
+        return (y, *found) if moments else y
     x, w = fused.loaded(load, as_input(x), "loaded x"), as_input(w)
     match chosen:
         case "tiny":
@@ -87,9 +103,12 @@ def input_adjoint(
     _expect_gradient(g, shape)
     dx = _result(out, tuple(input_shape), "input_adjoint")
     chosen = _pick("input_adjoint", shape, algorithm)
+    around = (shape.kernel[0] - 1 - shape.padding[0], shape.kernel[1] - 1 - shape.padding[1])
     if chosen == "winograd":
-        around = (2 - shape.padding[0], 2 - shape.padding[1])
         sums = winograd.forward(as_input(g), as_input(w), dx, around, True, load_gradient, store)
+        return dx if store is None else (dx, sums)
+    if chosen in PARTS:
+        sums = blocked.forward(as_input(g), as_input(w), dx, around, PARTS[chosen], True, load_gradient, store)
         return dx if store is None else (dx, sums)
     g, w = fused.loaded(load_gradient, as_input(g), "loaded g"), as_input(w)
     match chosen:
@@ -122,6 +141,9 @@ def weight_adjoint(
     if chosen == "winograd":
         winograd.weight_adjoint(as_input(x), as_input(g), dw, shape.padding, load, load_gradient)
         return dw
+    if chosen in PARTS:
+        blocked.weight_adjoint(as_input(x), as_input(g), dw, shape.padding, PARTS[chosen], load, load_gradient)
+        return dw
     x = fused.loaded(load, as_input(x), "loaded x")
     g = fused.loaded(load_gradient, as_input(g), "loaded g")
     match chosen:
@@ -144,10 +166,12 @@ def choose(
     padding: Pair = 0,
     groups: int = 1,
     preferred: str | None = None,
+    precision: str = "float32",
 ) -> str:
     """The algorithm that `direction` ("forward", "input_adjoint", "weight_adjoint") uses for these shapes: `preferred`
-    if it can serve them, else the cheapest."""
+    if it can serve them, else the cheapest; of those whose arithmetic `precision` allows."""
     table = costs(direction, _shape(input_shape, weight_shape, stride, padding, groups))
+    table = {name: cost for name, cost in table.items() if name not in PARTS or name in PRECISIONS[precision]}
     return preferred if preferred in table else min(table, key=lambda name: table[name])
 
 
@@ -183,8 +207,19 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
         found["winograd"] = 1.1 * products + transforms
     if shape.groups == 1 and shape.images * max(shape.height * shape.width, rows * columns) <= tiny.MOST_PIXELS:
         reached = _reached(shape, 0) * _reached(shape, 1)
-        filled = -(-shape.images // 4) * 4  # rows of a product go by four
+        filled = round_up(shape.images, 4)  # rows of a product go by four
         found["tiny"] = 1.15 * filled * reached * inputs * outputs + 8 * taps * inputs * outputs
+    if (
+        shape.groups == 1
+        and shape.stride == (1, 1)
+        and all(shape.padding[axis] < shape.kernel[axis] for axis in range(2))
+    ):
+        reached = _reached(shape, 0) * _reached(shape, 1)
+        images, inputs, outputs = (round_up(count, SIDE) for count in (shape.images, inputs, outputs))
+        loaded = {"forward": inputs, "input_adjoint": outputs, "weight_adjoint": inputs + outputs}[direction]
+        packing = 8 * (images * shape.height * shape.width * loaded + taps * inputs * outputs)
+        for name, rate in RATES.items():
+            found[name] = rate * images * reached * inputs * outputs + PARTS[name] * packing
     return found
 
 
@@ -198,7 +233,7 @@ def _reached(shape: Shape, axis: int) -> int:
 def _pick(direction: str, shape: Shape, asked: str | None) -> str:
     table = costs(direction, shape)
     if asked is None:
-        return min(table, key=lambda name: table[name])
+        return min(table.keys() - PARTS.keys(), key=lambda name: table[name])
     if asked not in table:
         raise ConfigError(
             f"convolution {direction}: algorithm {asked!r} cannot serve {shape}; these can: {', '.join(table)}"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pullback.errors import ShapeError
-from pullback.kernels import runtime
+from pullback.kernels import blocked, runtime
+from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
     PANEL,
@@ -66,8 +67,23 @@ def _result(name: str, a: Any, b: Any, depth: int, other: int, shape: tuple[int,
     return out
 
 
-def multiply(a: Any, b: Any, c: Any, *, transposed_left: bool = False, transposed_right: bool = False) -> None:
+def choose(rows: int, depth: int, columns: int, precision: str = "float32") -> str:
+    """The cheapest algorithm for these sizes: "panels" in float32, or one in an arithmetic that `precision` allows."""
+    table = {"panels": float(rows * depth * columns)}
+    m, k, n = (round_up(size, SIDE) for size in (rows, depth, columns))
+    for name in PRECISIONS[precision]:
+        table[name] = RATES[name] * m * k * n + 8 * PARTS[name] * k * (m + n)
+    return min(table, key=lambda name: table[name])
+
+
+def multiply(
+    a: Any, b: Any, c: Any, *, transposed_left: bool = False, transposed_right: bool = False, algorithm: str = "panels"
+) -> None:
     """c = a b, either factor transposed if asked; all contiguous float32 matrices of sizes that fit."""
+    if algorithm in PARTS:
+        parts = PARTS[algorithm]
+        blocked.multiply(a, b, c, parts, transposed_left=transposed_left, transposed_right=transposed_right)
+        return
     rows, columns = c.shape
     depth = a.shape[0] if transposed_left else a.shape[1]
     if not (a.size and c.size):  # no terms; the kernel expects at least one

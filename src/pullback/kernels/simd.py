@@ -91,7 +91,7 @@ def as_vector(builder: Any, pointer: Any) -> Any:
     return builder.bitcast(pointer, VECTOR.as_pointer())
 
 
-def _splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
+def splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None))
@@ -100,10 +100,10 @@ def _splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
 def _lane_mask(builder: Any, count: Any) -> Any:
     """True in the first `count` lanes."""
     lanes = ir.Constant(_LANES, list(range(WIDTH)))
-    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, ir.IntType(32)), _LANES))
+    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, ir.IntType(32)), _LANES))
 
 
-def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def declared(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
@@ -125,7 +125,7 @@ def _store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
 def load_lanes(builder: Any, start: Any, count: Any) -> Any:
     """Emit the load of the first `count` lanes of the vector at `start`, zeros after."""
     arguments = [start.type, ir.IntType(32), _MASK, VECTOR]
-    masked = _function(builder, f"llvm.masked.load.{_NAME}.p0{_NAME}", VECTOR, arguments)
+    masked = declared(builder, f"llvm.masked.load.{_NAME}.p0{_NAME}", VECTOR, arguments)
     mask = _lane_mask(builder, count)
     return builder.call(masked, [start, ir.Constant(ir.IntType(32), 4), mask, ir.Constant(VECTOR, None)])
 
@@ -133,7 +133,7 @@ def load_lanes(builder: Any, start: Any, count: Any) -> Any:
 def store_lanes(builder: Any, value: Any, start: Any, count: Any) -> None:
     """Emit the store of the first `count` lanes to the vector at `start`."""
     arguments = [VECTOR, start.type, ir.IntType(32), _MASK]
-    masked = _function(builder, f"llvm.masked.store.{_NAME}.p0{_NAME}", ir.VoidType(), arguments)
+    masked = declared(builder, f"llvm.masked.store.{_NAME}.p0{_NAME}", ir.VoidType(), arguments)
     builder.call(masked, [value, start, ir.Constant(ir.IntType(32), 4), _lane_mask(builder, count)])
 
 
@@ -154,7 +154,7 @@ def _store_part(typing: Any, pointer: Any, index: Any, value: Any, count: Any) -
 
 def _broadcast(typing: Any, scalar: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return _splat(builder, values[0])
+        return splat(builder, values[0])
 
     return vector(types.float32), emit
 
@@ -199,7 +199,7 @@ def _store_bytes(typing: Any, pointer: Any, index: Any, value: Any, count: Any) 
         start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
         data = builder.fptoui(value, _BYTES)
         arguments = [_BYTES, start.type, ir.IntType(32), _MASK]
-        masked = _function(builder, f"llvm.masked.store.v{WIDTH}i8.p0v{WIDTH}i8", ir.VoidType(), arguments)
+        masked = declared(builder, f"llvm.masked.store.v{WIDTH}i8.p0v{WIDTH}i8", ir.VoidType(), arguments)
         whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
         with builder.if_else(whole, likely=True) as (then, otherwise):
             with then:
@@ -216,7 +216,7 @@ def _where_byte(typing: Any, pointer: Any, index: Any, byte: Any, count: Any, va
         pointer, index, byte, count, value = values
         start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
         arguments = [start.type, ir.IntType(32), _MASK, _BYTES]
-        masked = _function(builder, f"llvm.masked.load.v{WIDTH}i8.p0v{WIDTH}i8", _BYTES, arguments)
+        masked = declared(builder, f"llvm.masked.load.v{WIDTH}i8.p0v{WIDTH}i8", _BYTES, arguments)
         zero = ir.Constant(_BYTES, None)
         whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
         held = cgutils.alloca_once(builder, _BYTES)
@@ -226,7 +226,7 @@ def _where_byte(typing: Any, pointer: Any, index: Any, byte: Any, count: Any, va
             with otherwise:
                 mask = _lane_mask(builder, count)
                 builder.store(builder.call(masked, [start, ir.Constant(ir.IntType(32), 1), mask, zero]), held)
-        wanted = _splat(builder, builder.trunc(byte, ir.IntType(8)), _BYTES)
+        wanted = splat(builder, builder.trunc(byte, ir.IntType(8)), _BYTES)
         return builder.select(builder.icmp_unsigned("==", builder.load(held), wanted), value, ir.Constant(VECTOR, None))
 
     return vector(pointer, types.intp, types.intp, types.intp, vector), emit
@@ -237,7 +237,7 @@ def _prefetch(to_write: bool) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             place = builder.bitcast(builder.gep(values[0], [values[1]]), ir.IntType(8).as_pointer())
             number = ir.IntType(32)
-            wanted = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, number, number, number])
+            wanted = declared(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, number, number, number])
             near, data = 2, 1  # the second-level cache; not instructions
             builder.call(wanted, [place, *(ir.Constant(number, each) for each in (int(to_write), near, data))])
             return context.get_dummy_value()
@@ -407,7 +407,7 @@ def _tile(rows: int) -> Any:
             ]
             added = {}
             for row in range(rows):
-                left = _splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
+                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
                 for half in range(2):
                     added[row, half] = multiply_add(builder, left, right[half], sums[row, half])
             k_next = builder.add(k, number(1))
@@ -436,7 +436,7 @@ def _tile(rows: int) -> Any:
 def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
     if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
         return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
-    fma = _function(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
+    fma = declared(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
     return builder.call(fma, [left, right, total])
 
 

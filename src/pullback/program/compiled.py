@@ -17,7 +17,7 @@ from pullback.errors import ConfigError
 from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
 from pullback.program.loops import generate_loops
-from pullback.program.lowering import check_algorithms, lower
+from pullback.program.lowering import Precision, check_algorithms, check_precision, lower
 from pullback.program.passes import frozen, optimise
 from pullback.program.recompute import within
 from pullback.program.recording import Recorded, record
@@ -61,6 +61,7 @@ class Compiled:
         donate: Collection[int] = (),
         memory_limit: int | None = None,
         algorithms: Mapping[str, str] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         functools.update_wrapper(self, f, updated=())
         # A module, or a method of one, is compiled with its parameters as inputs.
@@ -71,6 +72,7 @@ class Compiled:
         self._donate = frozenset(donate)
         self._memory_limit = memory_limit
         self._algorithms = check_algorithms(algorithms or {})
+        self._precision = check_precision(precision)
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -120,7 +122,7 @@ class Compiled:
             return entry
 
     def _improved(self, program: Program) -> Program:
-        program = fuse(lower(optimise(program), self._algorithms))
+        program = fuse(lower(optimise(program), self._algorithms, self._precision))
         return generate_loops(program if self._memory_limit is None else within(program, self._memory_limit))
 
     def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:
@@ -140,6 +142,7 @@ def compile(
     donate: Collection[int] = (),
     memory_limit: int | None = None,
     algorithms: Mapping[str, str] | None = None,
+    precision: Precision = "float32",
 ) -> Compiled: ...
 @overload
 def compile(
@@ -147,6 +150,7 @@ def compile(
     donate: Collection[int] = (),
     memory_limit: int | None = None,
     algorithms: Mapping[str, str] | None = None,
+    precision: Precision = "float32",
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 def compile(f: Callable[..., Any] | None = None, **options: Any) -> Any:
     """f as a program: recorded at the first call, and replayed without Python in between at those that follow.
@@ -170,6 +174,10 @@ def compile(f: Callable[..., Any] | None = None, **options: Any) -> Any:
             results are computed again when they are needed late, and not kept.
         algorithms: for "conv2d", "conv2d_input_adjoint" and "conv2d_weight_adjoint", the algorithm to use wherever it
             can serve, in place of the cheapest by estimate: "winograd", "shifted", ...; `explain` shows the choice.
+        precision: the least accurate arithmetic that products of matrices and convolutions may use; all else is in the
+            dtype of the arrays. "float32": float32 throughout. "float32-fast": also sums of three products of bfloat16
+            numbers, which keep 16 bits of each factor. "bfloat16": also products of factors rounded to 8 bits, summed
+            in float32. Of what is allowed, the fastest on this CPU is taken, and `explain` shows which.
 
     Raises:
         LeavesTapeError: f asks for the value of an array: in `if` or `while`, by float(), `.item()` or `.value`.

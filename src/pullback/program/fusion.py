@@ -15,7 +15,7 @@ from pullback.program.operations import Operation
 from pullback.program.passes import dead_code
 from pullback.rules import nn, optim
 
-FUSING = ("winograd",)
+FUSING = ("winograd", "bfloat16", "bfloat16x3")
 """The algorithms of convolution that do the work of their neighbours as they load and store, and not as a pass."""
 
 ONCE = 64

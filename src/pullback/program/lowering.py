@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from pullback.program.ir import Program, Step, Type
 from pullback.rules import convolution, linalg, nn, optim, pooling
 from pullback.rules.compiled import worth_compiling
 
-ALGORITHMS = ("winograd", "shifted", "scattered", "tiny", "pointwise", "depthwise")
+Precision = Literal["float32", "float32-fast", "bfloat16"]
+"""The arithmetic of the products in convolutions and products of matrices, at the least."""
+ALGORITHMS = ("winograd", "shifted", "scattered", "tiny", "pointwise", "depthwise", "bfloat16x3", "bfloat16")
 """The algorithms of convolution; no single one serves every shape."""
 
 
@@ -32,13 +34,21 @@ def check_algorithms(asked: Mapping[str, str]) -> dict[str, str]:
     return dict(asked)
 
 
-def lower(program: Program, algorithms: Mapping[str, str] | None = None) -> Program:
-    """The program with operations for all steps that kernels serve, if any of them is worth compiling kernels for.
+def check_precision(asked: Precision) -> Precision:
+    """The precision itself; raises ConfigError for one that there is not."""
+    if asked not in get_args(Precision):
+        raise ConfigError(f"pb.compile: precision: expected one of {', '.join(get_args(Precision))}, got {asked!r}")
+    return asked
 
-    `algorithms` are those of convolution to use, by the name of the primitive, where they can serve.
+
+def lower(program: Program, algorithms: Mapping[str, str] | None = None, precision: Precision = "float32") -> Program:
+    """The program with operations for all steps that kernels serve, if any is worth it, or less than float32 will do.
+
+    `algorithms` are those of convolution to use, by the name of the primitive, where they can serve and `precision`
+    allows their arithmetic.
     """
-    lowering = _Lowering(program, algorithms or {})
-    if not any(lowering.is_worth_it(step) for step in program.steps):
+    lowering = _Lowering(program, algorithms or {}, precision)
+    if precision == "float32" and not any(lowering.is_worth_it(step) for step in program.steps):
         return program
     for step in program.steps:
         rule = _RULES.get(_function(step))
@@ -50,9 +60,10 @@ def lower(program: Program, algorithms: Mapping[str, str] | None = None) -> Prog
 class _Lowering:
     """The steps so far, and the types of the places that they add."""
 
-    def __init__(self, program: Program, algorithms: Mapping[str, str]) -> None:
+    def __init__(self, program: Program, algorithms: Mapping[str, str], precision: Precision) -> None:
         self.program = program
         self.algorithms = algorithms
+        self.precision = precision
         self.types = dict(program.types)
         self.steps: list[Step] = []
         self.makers = {place: step for step in program.steps for place in step.outputs}
@@ -111,7 +122,9 @@ def _convolution(direction: str) -> Callable[[Step, _Lowering], bool]:
         (top, _), (left, _) = step.params["padding"]
         geometry = {name: step.params[name] for name in ("stride", "padding", "groups")}
         preferred = to.algorithms.get(operations.DIRECTIONS[direction])
-        algorithm = kernels.choose(direction, x, w, geometry["stride"], (top, left), geometry["groups"], preferred)
+        algorithm = kernels.choose(
+            direction, x, w, geometry["stride"], (top, left), geometry["groups"], preferred, to.precision
+        )
         return to.add(step, operations.convolution(direction, algorithm), step.inputs, step.outputs, **geometry)
 
     return rule
@@ -185,8 +198,12 @@ def _matmul(step: Step, to: _Lowering) -> bool:
         transposed.append(turned)
     if all(transposed):
         return False
+    from pullback.kernels import matmul as kernels
+
     left, right = transposed
-    return to.add(step, operations.matmul, tuple(factors), step.outputs, left=left, right=right)
+    (rows, columns), depth = to.types[step.outputs[0]].shape, to.types[step.inputs[0]].shape[1]
+    algorithm = kernels.choose(rows, depth, columns, to.precision)
+    return to.add(step, operations.matmul(algorithm), tuple(factors), step.outputs, left=left, right=right)
 
 
 def _is_zero(program: Program, place: int) -> bool:

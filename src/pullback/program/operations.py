@@ -219,11 +219,18 @@ through_relu = Operation("through_relu", _through_relu, {0: 0})
 
 
 # -- products of matrices, optimisers --------------------------------------------------------------------------------
-def _matmul(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
-    from pullback.kernels import matmul as kernels
+@cache
+def matmul(algorithm: str) -> Operation:
+    """a, b -> their product, a factor transposed by the parameters `left` and `right`."""
 
-    a, b = (np.ascontiguousarray(value) for value in values)
-    kernels.multiply(a, b, outs[0], transposed_left=params["left"], transposed_right=params["right"])
+    def multiply(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        from pullback.kernels import matmul as kernels
+
+        a, b = (np.ascontiguousarray(value) for value in values)
+        left, right = params["left"], params["right"]
+        kernels.multiply(a, b, outs[0], transposed_left=left, transposed_right=right, algorithm=algorithm)
+
+    return Operation(f"matmul[{algorithm}]", multiply)
 
 
 def _adam(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
@@ -239,7 +246,5 @@ def _adam(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
     )
 
 
-matmul = Operation("matmul[panels]", _matmul)
-"""a, b -> their product, a factor transposed by the parameters `left` and `right`."""
 adam = Operation("adam", _adam, {0: 0, 1: 2, 2: 3})
 """p, g, m, v, scale, eps, rate -> p + rate (m' / (scale sqrt(v') + eps) + decay p), m' and v'."""

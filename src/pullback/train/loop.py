@@ -134,7 +134,8 @@ class _Trainer:
         self.optimizer, self.schedule = build_optimizer(self.settings, self.steps)
         update = _update(self.optimizer)
         # Parameters and the optimiser's state are updated in place.
-        self.update = update if self.settings.eager else pb.compile(update, donate=(0, 1))
+        compiled = pb.compile(update, donate=(0, 1), precision=self.settings.precision)
+        self.update = update if self.settings.eager else compiled
         # The state: all that a step changes.
         self.model = build_model(self.settings, facts.image_shape, len(facts.classes))
         self.optimizer_state = self.optimizer.init(self.model)
