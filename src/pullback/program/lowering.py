@@ -217,5 +217,6 @@ _WORK: dict[Any, Callable[[Step, list[tuple[int, ...]]], int]] = {
     convolution.conv2d_input_adjoint: lambda step, shapes: _size(shapes[0]) * _size(shapes[1][:3]),
     convolution.conv2d_weight_adjoint: lambda step, shapes: _size(shapes[1]) * _size(shapes[2][:3]),
     nn.batch_norm.forward: lambda step, shapes: 8 * _size(shapes[0]),
+    linalg.matmul: lambda step, shapes: _size(shapes[0]) * shapes[1][-1] if len(shapes[1]) == 2 else 0,
     optim.adam_step: lambda step, shapes: 32 * _size(shapes[0]),
 }
