@@ -10,7 +10,7 @@ import pytest
 from pullback.errors import ShapeError
 from pullback.kernels import elementwise, matmul, normalisation, pooling, reference
 
-SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (64, 64, 64), (1, 700, 10), (130, 33, 257)]
+SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (1, 700, 10), (130, 33, 257), (530, 430, 70), (40, 1024, 45)]
 IMAGES = [(1, 5, 7, 3), (7, 31, 29, 5), (33, 2, 2, 48), (2, 1, 1, 100), (3, 8, 8, 64)]
 WINDOWS = [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 0), ((3, 2), (2, 3), (1, 0)), (1, 1, 0), (3, 3, 0)]
 

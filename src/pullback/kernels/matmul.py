@@ -22,14 +22,17 @@ from pullback.kernels.simd import (
     inline,
     load,
     load_part,
+    multiply_narrow_panel,
     multiply_panel,
     offset,
     store,
     store_part,
 )
 
-_DEPTH = 192  # at a time: a panel of so many rows takes half of the first-level cache
-_BLOCK = 20 * ROWS[0]  # rows at a time: the packing of a panel is shared by so many
+_DEPTH = 208  # at a time, at most: a panel of so many rows stays in the first-level cache
+_STEP = _DEPTH + WIDTH  # from row to row of a copied block
+_BLOCK = 40 * ROWS[0]  # rows at a time, at most: the packing of a panel is shared by so many
+_SHARED = 1 << 16  # multiply-adds from which on they are shared among threads: below, one is done before others start
 
 
 def product(a: Any, b: Any, out: Any = None) -> Any:
@@ -89,7 +92,7 @@ def multiply(
     if not (a.size and c.size):  # no terms; the kernel expects at least one
         c[...] = 0.0
         return
-    threads = runtime.threads()
+    threads = runtime.threads() if rows * depth * columns >= _SHARED else 1
     blocks = -(-rows // _BLOCK)
     if blocks % threads and rows >= threads * 2 * ROWS[0]:
         blocks = round_up(blocks, threads)
@@ -97,11 +100,11 @@ def multiply(
     splits = min(-(-depth // _DEPTH), threads // gcd(blocks * groups, threads))
     block = round_up(-(-rows // blocks), ROWS[-1])
     parts = c if splits == 1 else runtime.reserved("parts", splits * c.size)
-    left = block + WIDTH if transposed_left else 0
-    room, room_size = runtime.scratch(_DEPTH * (PANEL + left) + block * PANEL)
+    left = max(_DEPTH * (block + WIDTH), block * _STEP)
+    room, room_size = runtime.scratch(_DEPTH * PANEL + block * PANEL + left)
     matrix_product(
         a, b, parts, rows, depth, columns, transposed_left, transposed_right, blocks, groups, splits, block,
-        left, room, room_size,
+        room, room_size,
     )  # fmt: skip
     if splits > 1:
         runtime.add_parts(parts, splits, c.size, c)
@@ -130,16 +133,38 @@ def _pack_panel(
             store(packed, k * PANEL + WIDTH, load_part(b, at + WIDTH, count - WIDTH))
 
 
+@inline
+def _copy_block(
+    a: Pointer, first: int, rows: int, begin: int, end: int, size: int, transposed: bool, copied: Pointer
+) -> Any:
+    """Rows `first` on of the left factor, or columns if it is transposed, between two depths, near one another.
+
+    Where they lie, they may be a power of two apart, which is the same place in the cache. `size` is the length of a
+    row of a. Returns the steps to the next row and the next depth.
+    """
+    if transposed:
+        step = -(-rows // WIDTH) * WIDTH
+        for k in range(begin, end):
+            for i in range(0, rows, WIDTH):
+                store(copied, (k - begin) * step + i, load_part(a, k * size + first + i, rows - i))
+        return 1, step
+    for i in range(rows):
+        at = (first + i) * size
+        for k in range(begin, end, WIDTH):
+            store(copied, i * _STEP + k - begin, load_part(a, at + k, end - k))
+    return _STEP, 1
+
+
 @kernel
 def matrix_product(
     thread: int, threads: int, a: Floats, b: Floats, c: Floats, rows: int, depth: int, columns: int,
     transposed_left: bool, transposed_right: bool, blocks: int, groups: int, splits: int, block: int,
-    left: int, room: Floats, room_size: int,
+    room: Floats, room_size: int,
 ) -> None:  # fmt: skip
     """Blocks of rows, groups of columns and, if these are few, stretches of the depth are shared out."""
     packed = offset(room, thread * room_size)
     spare = offset(packed, _DEPTH * PANEL)
-    transposed = offset(spare, block * PANEL)
+    copied = offset(spare, block * PANEL)
     panels = -(-columns // PANEL)
     start, stop = portion(blocks * groups * splits, thread, threads)
     for unit in range(start, stop):
@@ -150,28 +175,30 @@ def matrix_product(
         first_panel, last_panel = portion(panels, group, groups)
         first, last = portion(depth, split, splits)
         to = (split * rows + first_row) * columns
-        for begin in range(first, last, _DEPTH):
-            end = min(begin + _DEPTH, last)
-            # Rows of a are read where they are; columns are too far apart for that.
-            if transposed_left:
-                for k in range(begin, end):
-                    for i in range(0, count, WIDTH):
-                        store(transposed, (k - begin) * left + i, load_part(a, k * rows + first_row + i, count - i))
-                factor, at, next_row, next_k = transposed, 0, 1, left
-            else:
-                factor, at, next_row, next_k = a, first_row * depth + begin, depth, 1
+        stretches = -(-(last - first) // _DEPTH)
+        for stretch in range(stretches):
+            begin, end = portion(last - first, stretch, stretches)
+            begin, end = first + begin, first + end
+            factor, at, next_row, next_k = a, first_row * depth + begin, depth, 1
+            if transposed_left or last_panel - first_panel > 1:  # else each element is read once
+                factor, at = copied, 0
+                next_row, next_k = _copy_block(
+                    a, first_row, count, begin, end, rows if transposed_left else depth, transposed_left, copied
+                )
             for panel in range(first_panel, last_panel):
                 _pack_panel(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
-                # The last panel may be wider than the result.
-                if (panel + 1) * PANEL <= columns:
+                rest = columns - panel * PANEL
+                whole = rest >= PANEL  # else the panel is wider than what is left of the result
+                result, result_at, result_row = (c, to + panel * PANEL, columns) if whole else (spare, 0, PANEL)
+                if rest > WIDTH:
                     multiply_panel(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        c, to + panel * PANEL, columns, begin - first,
+                        result, result_at, result_row, begin - first,
                     )  # fmt: skip
                 else:
-                    multiply_panel(
+                    multiply_narrow_panel(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        spare, 0, PANEL, begin - first,
+                        result, result_at, result_row, begin - first,
                     )  # fmt: skip
         rest = columns % PANEL
         if last_panel == panels and rest > 0:

@@ -357,8 +357,8 @@ _binary("fsub", operator.sub)
 _binary("fmul", operator.mul)
 
 
-def _tile(rows: int) -> Any:
-    """The product tile of `rows` x PANEL: C[i, :] (+)= sum over k of A[i, k] B[k, :], all sums kept in registers.
+def _tile(rows: int, vectors: int = 2) -> Any:
+    """The product tile of so many rows and vectors: C[i, :] (+)= sum over k of A[i, k] B[k, :], sums kept in registers.
 
     Arguments: depth, then A, its first element, the steps to the next row and the next k; B, its first element and
     the step to the next k; C, its first element and the step to the next row; and whether to add to what C holds.
@@ -378,11 +378,11 @@ def _tile(rows: int) -> Any:
                 return ir.Constant(INTEGER, value)
 
             zero = ir.Constant(VECTOR, None)
-            cells = [(row, half) for row in range(rows) for half in range(2)]
+            cells = [(row, part) for row in range(rows) for part in range(vectors)]
             targets = {}
-            for row, half in cells:
-                offset = builder.add(builder.mul(number(row), c_row), number(half * WIDTH))
-                targets[row, half] = as_vector(builder, builder.gep(c, [offset]))
+            for row, part in cells:
+                offset = builder.add(builder.mul(number(row), c_row), number(part * WIDTH))
+                targets[row, part] = as_vector(builder, builder.gep(c, [offset]))
             # A pointer for every third row: the two between are reached by the address modes of one instruction.
             starts = [builder.gep(a, [builder.mul(number(row), a_row)]) for row in range(0, rows, 3)]
             between = [number(0), a_row, builder.mul(number(2), a_row)]
@@ -402,14 +402,14 @@ def _tile(rows: int) -> Any:
             a_at = [builder.phi(a.type) for _ in starts]
             sums = {cell: builder.phi(VECTOR) for cell in cells}
             right = [
-                builder.load(as_vector(builder, builder.gep(b_at, [number(half * WIDTH)])), align=4)
-                for half in range(2)
+                builder.load(as_vector(builder, builder.gep(b_at, [number(part * WIDTH)])), align=4)
+                for part in range(vectors)
             ]
             added = {}
             for row in range(rows):
                 left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
-                for half in range(2):
-                    added[row, half] = multiply_add(builder, left, right[half], sums[row, half])
+                for part in range(vectors):
+                    added[row, part] = multiply_add(builder, left, right[part], sums[row, part])
             k_next = builder.add(k, number(1))
             a_next = [builder.gep(pointer, [a_k]) for pointer in a_at]
             b_next = builder.gep(b_at, [b_k])
@@ -443,6 +443,7 @@ def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
 _LARGE, _MEDIUM, _SMALL = ROWS
 _tile_large, _tile_medium, _tile_small = _tile(_LARGE), _tile(_MEDIUM), _tile(_SMALL)
 _tile_two, _tile_one = _tile(2), _tile(1)
+_narrow_large, _narrow_small, _narrow_one = _tile(_LARGE, 1), _tile(_SMALL, 1), _tile(1, 1)
 
 
 @inline
@@ -469,6 +470,27 @@ def multiply_panel(
             row += 2
         else:
             _tile_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+            row += 1
+
+
+@inline
+def multiply_narrow_panel(
+    rows: int, depth: int, a: Any, a_first: int, a_row: int, a_k: int, b: Any, b_first: int, b_k: int,
+    c: Any, c_first: int, c_row: int, accumulate: int,
+) -> None:  # fmt: skip
+    """The same for WIDTH columns."""
+    row = 0
+    while row < rows:
+        left = rows - row
+        at, to = a_first + row * a_row, c_first + row * c_row
+        if left >= _LARGE:
+            _narrow_large(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+            row += _LARGE
+        elif left >= _SMALL:
+            _narrow_small(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+            row += _SMALL
+        else:
+            _narrow_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
             row += 1
 
 

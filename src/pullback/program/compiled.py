@@ -114,16 +114,17 @@ class Compiled:
             if entry is None or not _state_fits(entry):
                 recorded = record(self._f, leaves, structure)
                 kept = structure, [leaf for leaf in leaves if not is_array(leaf)]
-                program = self._improved(recorded.program)
-                entry = self._programs[key] = _Entry(recorded, Replay(program, self._donated(program, args)), kept)
+                donated = self._donated(recorded.program, args)
+                program = self._improved(recorded.program, donated)
+                entry = self._programs[key] = _Entry(recorded, Replay(program, donated), kept)
             self._programs.move_to_end(key)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
             return entry
 
-    def _improved(self, program: Program) -> Program:
-        program = fuse(lower(optimise(program), self._algorithms, self._precision))
-        return generate_loops(program if self._memory_limit is None else within(program, self._memory_limit))
+    def _improved(self, program: Program, donated: Collection[int]) -> Program:
+        program = generate_loops(fuse(lower(optimise(program), self._algorithms, self._precision)))
+        return program if self._memory_limit is None else within(program, self._memory_limit, donated)
 
     def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:
         """The inputs of the program that are arrays of arguments in `donate`."""

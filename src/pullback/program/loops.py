@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pullback.core.primitive import Params
+from pullback.core.source import Source
 from pullback.program.ir import Program, Step, Type, is_python_number
 from pullback.program.native import LARGEST
 from pullback.program.operations import Operation
@@ -169,11 +170,51 @@ def _joined(program: Program, members: Sequence[int], users: dict[int, set[int]]
         numbers[step.outputs[0]] = len(inputs) + len(rows) - 1
     dtype = str(next(program.types[k].dtype for k in (*outputs, *inputs) if program.types[k].dtype != np.bool_))
     loop = Loop(dtype, forms, tuple(rows), tuple(int(numbers[place]) for place in outputs))
+    return _step(loop, inputs, outputs, program, steps[-1].source)
+
+
+def narrowed(step: Step, outputs: Sequence[int], program: Program) -> Step:
+    """The step of a loop with only some of its outputs, and only what they need."""
+    assert isinstance(step.primitive, LoopOperation)
+    loop, count = step.primitive.loop, len(step.inputs)
+    wanted = [loop.outputs[step.outputs.index(place)] for place in outputs]
+    needed = set(wanted)
+    for number in reversed(range(len(loop.steps))):
+        if count + number in needed:
+            needed.update(operand for operand in loop.steps[number][1] if isinstance(operand, int))
+    kept = sorted(needed)
+    new = {value: k for k, value in enumerate(kept)}
+    rows = [
+        (name, tuple(new[operand] if isinstance(operand, int) else operand for operand in operands))
+        for name, operands in (loop.steps[value - count] for value in kept if value >= count)
+    ]
+    inputs = [value for value in kept if value < count]
+    smaller = loop._replace(
+        inputs=tuple(loop.inputs[k] for k in inputs), steps=tuple(rows), outputs=tuple(new[value] for value in wanted)
+    )
+    return _step(smaller, tuple(step.inputs[k] for k in inputs), tuple(outputs), program, step.source)
+
+
+class LoopOperation(Operation):
+    """A generated loop as a step."""
+
+    def __init__(self, loop: Loop, homes: Mapping[int, tuple[int, ...]]) -> None:
+        def write(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+            from pullback.kernels import loops
+
+            loops.run(loop, values, outs)
+
+        super().__init__(f"loop[{', '.join(name for name, _ in loop.steps)}]", write, homes)
+        self.loop = loop
+
+
+def _step(loop: Loop, inputs: tuple[int, ...], outputs: tuple[int, ...], program: Program, source: Source) -> Step:
+    """A loop as a step; an output may take the memory of an input of its type."""
     homes = {
         position: tuple(k for k, taken in enumerate(inputs) if program.types[taken] == program.types[place])
         for position, place in enumerate(outputs)
     }
-    return Step(_operation(loop, homes), inputs, {}, outputs, steps[-1].source, tuple(range(len(outputs))))
+    return Step(LoopOperation(loop, homes), inputs, {}, outputs, source, tuple(range(len(outputs))))
 
 
 def _number(program: Program, place: int) -> Any:
@@ -190,12 +231,3 @@ def _row(step: Step, operands: list[int | float]) -> tuple[str, tuple[int | floa
         name, pattern = _OTHERS[name]
         return name, tuple(part if isinstance(part, float) else operands[part] for part in pattern)
     return name, tuple(operands)
-
-
-def _operation(loop: Loop, homes: Mapping[int, tuple[int, ...]]) -> Operation:
-    def write(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
-        from pullback.kernels import loops
-
-        loops.run(loop, values, outs)
-
-    return Operation(f"loop[{', '.join(name for name, _ in loop.steps)}]", write, homes)

@@ -42,13 +42,13 @@ def check_precision(asked: Precision) -> Precision:
 
 
 def lower(program: Program, algorithms: Mapping[str, str] | None = None, precision: Precision = "float32") -> Program:
-    """The program with operations for all steps that kernels serve, if any is worth it, or less than float32 will do.
+    """The program with operations for all steps that kernels serve, if any of them is worth compiling kernels for.
 
     `algorithms` are those of convolution to use, by the name of the primitive, where they can serve and `precision`
     allows their arithmetic.
     """
     lowering = _Lowering(program, algorithms or {}, precision)
-    if precision == "float32" and not any(lowering.is_worth_it(step) for step in program.steps):
+    if not any(lowering.is_worth_it(step) for step in program.steps):
         return program
     for step in program.steps:
         rule = _RULES.get(_function(step))
@@ -234,5 +234,6 @@ _WORK: dict[Any, Callable[[Step, list[tuple[int, ...]]], int]] = {
     convolution.conv2d_input_adjoint: lambda step, shapes: _size(shapes[0]) * _size(shapes[1][:3]),
     convolution.conv2d_weight_adjoint: lambda step, shapes: _size(shapes[1]) * _size(shapes[2][:3]),
     nn.batch_norm.forward: lambda step, shapes: 8 * _size(shapes[0]),
+    linalg.matmul: lambda step, shapes: _size(shapes[0]) * shapes[1][-1] if len(shapes[1]) == 2 else 0,
     optim.adam_step: lambda step, shapes: 32 * _size(shapes[0]),
 }

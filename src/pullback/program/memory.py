@@ -62,7 +62,7 @@ def plan(program: Program, elsewhere: Collection[int] = (), donated: Collection[
 
 def last_uses(program: Program) -> dict[int, int]:
     """The number of the last step that takes each value, or one in its memory; for results, one behind the last."""
-    owners = _owners(program)
+    owners = sharing(program)
     last = {place: len(program.steps) for output in program.outputs for place in owners[output]}
     for number, step in enumerate(program.steps):
         for place in (*step.inputs, *step.outputs):
@@ -187,7 +187,7 @@ def _homes(program: Program, born: dict[int, int], last: dict[int, int], donated
     return found
 
 
-def _owners(program: Program) -> dict[int, set[int]]:
+def sharing(program: Program) -> dict[int, set[int]]:
     """For each value the values whose memory it may share, itself included: those that live as long as it does."""
     owners = {place: {place} for place in (*program.inputs, *program.constants)}
     for step in program.steps:

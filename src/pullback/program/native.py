@@ -49,6 +49,13 @@ def segments(program: Program) -> list[Segment]:
     return found
 
 
+def made_natively(program: Program) -> set[int]:
+    """The values that steps of segments make, in arenas of their own."""
+    return {
+        place for each in segments(program) for step in program.steps[each.first : each.last] for place in step.outputs
+    }
+
+
 _ANY: Any = "any"  # the dtype of a step on truth values alone
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pullback.errors import PullbackError, ShapeError
 from pullback.program.ir import Program, Step, Type
 from pullback.program.memory import aligned, plan, writer
-from pullback.program.native import Native, Segment, segments
+from pullback.program.native import Native, Segment, made_natively, segments
 from pullback.program.operations import Operation
 
 Action = Callable[[list[Any], list[Any]], None]
@@ -28,11 +28,7 @@ class Replay:
     def __init__(self, program: Program, donated: Collection[int] = ()) -> None:
         self.program = program
         found = segments(program)
-        self.plan = plan(
-            program,
-            {k for each in found for step in program.steps[each.first : each.last] for k in step.outputs},
-            donated,
-        )
+        self.plan = plan(program, made_natively(program), donated)
         self._places: list[Any] = [None] * (max(program.types, default=-1) + 1)
         for place, value in program.constants.items():
             self._places[place] = value
