@@ -161,11 +161,17 @@ def test_a_report_and_the_network_are_left_behind(
     for words in (
         "Agreement by class",
         "Worst images",
-        "Confusion",
-        "Calibration",
+        "Calibration and confusion",
+        "The flow of gradients",
+        "step 6 (last):",
         "Memory",
+        "a step as a compiled program",
         "level0.conv0",
         "--levels 8",
+        "the file is empty",
+        "copies of other images",
+        "onnxruntime",
+        "SHA-256",
     ):
         assert words in page, words
     assert "<script" not in page
@@ -179,6 +185,15 @@ def test_a_report_and_the_network_are_left_behind(
     assert b"validation/loss" in content
     assert int.from_bytes(content[:8], "little") == len(b"\x09" + 8 * b"\0" + b"\x1a\x0dbrain.Event:2")
     assert main(["report", str(out), "--csv", "metrics.txt"]) == 2
+    truth = tmp_path / "truth.csv"
+    table = LabelTable(out / "labels")
+    names = (CLASSES[label] for label in table.labels)
+    truth.write_text("\n".join(["file,class", *(f'"{p}",{c}' for p, c in zip(table.paths, names, strict=True))]))
+    assert main(["report", str(out), "--truth", str(truth), "--out", str(tmp_path / "true.html")]) == 0
+    page = (tmp_path / "true.html").read_text()
+    assert "With the truth" in page
+    assert "<td>right</td>" in page
+    assert "100.00%" in page  # the teacher's, as the truth is what it says
 
 
 def test_the_digits_and_their_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import signal
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,6 +15,7 @@ from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
 from pullback.train import Settings
+from pullback.train.config import words
 from pullback.train.distill import Distillation, distill
 from pullback.train.report import duration
 
@@ -67,9 +69,10 @@ class Command(Options):
 
     def _command(self) -> str:
         """What repeats the job."""
-        own = _words(self, Command(folder=self.folder, description=Description(), student=Student()))
-        words = ["pullback", "distill", self.folder, *own, *_words(self.description, Description())]
-        return shlex.join([*words, *_words(self.student, Student())])
+        plain = Command(folder=self.folder, description=Description(), student=Student())
+        own = words(self, plain, leave_out=("folder", "description", "student", "json", "debug"))
+        parts = (own, words(self.description, Description()), words(self.student, Student()))
+        return shlex.join(["pullback", "distill", self.folder, *chain(*parts)])
 
     def run(self) -> int:
         with (
@@ -95,20 +98,6 @@ class Command(Options):
             )
         self.show(result, _text(result))
         return 0 if result.signal is None else 128 + result.signal
-
-
-def _words(options: Any, default: Any) -> list[str]:
-    """The options of a dataclass that are not its defaults, as they are given on a command line."""
-    words: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name in ("description", "student", "json", "debug") or value == getattr(default, field.name, None):
-            continue
-        name = f"--{field.name.replace('_', '-')}"
-        words += (
-            [name] if value is True else [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-        )
-    return words
 
 
 def _text(result: Distillation) -> str:

@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 import types
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -113,6 +113,19 @@ def resolved(settings: Settings) -> Settings:
         path, _, function = settings.build.rpartition(":")
         settings = replace(settings, build=f"{Path(path).resolve()}:{function}")
     return settings
+
+
+def words(options: Any, default: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """The fields of a dataclass that are not as in `default`, as options of a command line."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in leave_out or value == getattr(default, field.name, None):
+            continue
+        found.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            found.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return found
 
 
 _BELONGS_TO = {

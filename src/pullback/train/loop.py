@@ -132,7 +132,7 @@ class _Trainer:
         self.steps = run_length(self.settings, len(self.batches))
         self.eval_every = self.settings.eval_every or len(self.batches)
         self.optimizer, self.schedule = build_optimizer(self.settings, self.steps)
-        update = _update(self.optimizer)
+        update = training_step(self.optimizer)
         # Parameters and the optimiser's state are updated in place.
         self.update = update if self.settings.eager else pb.compile(update, donate=(0, 1))
         # The state: all that a step changes.
@@ -343,7 +343,7 @@ def _result(trainer: _Trainer, run: Run, stop: Stop) -> Result:
     )
 
 
-def _update(optimizer: optim.Transform) -> Callable[..., Any]:
+def training_step(optimizer: optim.Transform) -> Callable[..., Any]:
     """(network, the optimiser's state, images, targets) -> the new ones of both, the loss and the logits."""
 
     def loss(model: Any, images: Any, targets: Any) -> tuple[Any, Any]:
