@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pullback.cli.main import main
+from pullback.files import locked
 from pullback.teach import LabelTable
 
 CLASSES = ("red", "green", "blue")
@@ -269,6 +270,35 @@ def test_killed_between_any_two_files(
         LabelTable(tmp_path / name / "labels").rows.select(["path", "sha256", "label"]) for name in ("whole", "broken")
     ]
     assert rows[0].sort_by("path").equals(rows[1].sort_by("path"))
+
+
+def test_labels_are_chosen_and_made_as_told(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resizing that is found out and kept to, mirror images, and only some of the labels."""
+    ways = ["--interpolation", "auto", "--tta", "flip", "--top-k", "2"]
+    options = ("--steps", "4", *ways, "--min-confidence", "0.6", "--max-per-class", "25", "--balance")
+    first = run_json(capsys, command(folder, teacher, tmp_path / "run", *options))
+    assert run_json(capsys, command(folder, teacher, tmp_path / "run", *options)) == first
+    table = LabelTable(tmp_path / "run" / "labels")
+    used = table.selected()
+    assert first["train_images"] + first["held_out_images"] == len(used) < len(table) == 120
+    assert table.confidences[used].min() >= 0.6
+    counts = np.bincount(table.labels[used])
+    assert len(set(counts.tolist())) == 1
+    assert counts[0] <= 25
+    assert (table.kind.tta, table.kind.top_k) == ("flip", 2)
+    assert f'interpolation = "{table.kind.interpolation}"' in (tmp_path / "run" / "distill.toml").read_text()
+    assert main(command(folder, teacher, tmp_path / "run", *options[:-1])) == 2
+    assert "was begun with balance True, this asks for False" in capsys.readouterr().err
+
+
+def test_two_at_once(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run" / ".job.lock"):
+        assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 2
+    assert "is being distilled by another process. Wait until it has ended" in capsys.readouterr().err
+    assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 0
 
 
 def test_other_settings_in_the_same_run(

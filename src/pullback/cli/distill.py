@@ -14,6 +14,7 @@ import tyro
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
+from pullback.teach import Selection
 from pullback.train import Settings
 from pullback.train.config import words
 from pullback.train.distill import Distillation, distill
@@ -41,7 +42,7 @@ class Command(Options):
 
     The same command goes on with what was interrupted.
 
-    Example: pullback distill photos --teacher efficientnet_lite0_224.onnx --classes tench,church --out runs/photos
+    Example: pullback distill photos --teacher efficientnet-lite0 --classes tench,church --out runs/photos
     """
 
     folder: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
@@ -58,8 +59,18 @@ class Command(Options):
     """soft and both: above 1, the teacher's probabilities are made softer."""
     held_out: float = 0.1
     """Part of the images that is kept out of training to compare the network with its teacher."""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
-    """How images are resized."""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "auto"] = "bicubic"
+    """How images are resized; auto: as suits the teacher best, by a sample of 64 images."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation of the labels; flip: the mean of the answers to the image and to its mirror image."""
+    top_k: int | None = None
+    """Probabilities to keep for each image; not given: all."""
+    min_confidence: float = 0.0
+    """Use only images of which the teacher is so certain, 0 to 1."""
+    max_per_class: int | None = None
+    """Use at most so many images of each class, the most certain ones."""
+    balance: bool = False
+    """Use equally many images of each class."""
     workers: int | None = None
     """Threads that label; not given: one for each processor."""
     bare: bool = False
@@ -89,6 +100,9 @@ class Command(Options):
                 temperature=self.temperature,
                 held_out=self.held_out,
                 interpolation=self.interpolation,
+                tta=self.tta,
+                top_k=self.top_k,
+                selection=Selection(self.min_confidence, self.max_per_class, self.balance),
                 workers=self.workers,
                 quiet=self.json,
                 on_labelling=labelling,

@@ -54,6 +54,10 @@ class Settings:
     """Learning rate over the run; cosine begins with a linear warm-up."""
     warmup: float = 0.05
     """cosine and one-cycle: part of the run in which the learning rate rises, between 0 and 1."""
+    warmup_steps: int | None = None
+    """cosine: steps in which the learning rate rises, in place of --warmup."""
+    warmup_epochs: float | None = None
+    """cosine: passes over the training images in which the learning rate rises, in place of --warmup."""
     decay: float = 0.1
     """exponential: learning rate at the end over that at the start. staircase: factor after each third of the run."""
     batch_size: int = 64
@@ -96,6 +100,8 @@ class Settings:
             raise ConfigError(f"build: expected FILE.py:FUNCTION, got {self.build!r}.")
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs both set the length of the run: give one of them.")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ConfigError("warmup_steps and warmup_epochs both set the length of the warm-up: give one of them.")
         for field in fields(self):
             value = getattr(self, field.name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -135,9 +141,20 @@ _BELONGS_TO = {
     "extra": ("model", ("levels-cnn", "cnn")),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "warmup": ("schedule", ("cosine", "one-cycle")),
+    "warmup_steps": ("schedule", ("cosine",)),
+    "warmup_epochs": ("schedule", ("cosine",)),
     "decay": ("schedule", ("exponential", "staircase")),
 }
-_MAY_BE_ZERO = ("weight_decay", "checkpoint_every", "seed", "momentum", "warmup", "average")
+_MAY_BE_ZERO = (
+    "weight_decay",
+    "checkpoint_every",
+    "seed",
+    "momentum",
+    "warmup",
+    "warmup_steps",
+    "warmup_epochs",
+    "average",
+)
 _BELOW_ONE = ("momentum", "warmup", "average")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 

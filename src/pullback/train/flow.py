@@ -8,7 +8,7 @@ from typing import Any
 from pullback.core import tree
 from pullback.data import Splits
 from pullback.show.flow import Flow, flow
-from pullback.train.build import build_batches, build_optimizer, load_again, run_length
+from pullback.train.build import build_batches, build_optimizer, build_schedule, load_again, run_length
 from pullback.train.loss import INITIAL, loss_of_run
 from pullback.train.run import CHECKPOINTS, Run
 
@@ -23,7 +23,8 @@ def flow_of_run(run: str | Path, images: int = 64, data: Splits | None = None) -
     data = load_again(opened.config) if data is None else data
     settings = opened.config.settings
     batches = build_batches(settings, opened.config.facts, data.train)
-    optimizer, _ = build_optimizer(settings, run_length(settings, len(batches)))
+    schedule = build_schedule(settings, run_length(settings, len(batches)), len(batches))
+    optimizer = build_optimizer(settings, schedule)
     flows: dict[int, Flow] = {}
     for name in (INITIAL, *reversed(CHECKPOINTS)):  # a step that is both is called the last
         if name != INITIAL and not opened.checkpoint_path(name).exists():

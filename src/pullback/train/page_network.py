@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import pullback as pb
-from pullback import nn
+from pullback import nn, optim
 from pullback.core import tree
 from pullback.data import Splits
 from pullback.show import html_page as html
@@ -49,7 +49,7 @@ def network_parts(run: Run, data: Splits, checkpoint: str) -> list[str]:
 def _memory(run: Run, data: Splits, model: Any) -> list[str]:
     """What a training step takes, as the compiled program that it is, and as plain NumPy on a tape."""
     settings = run.config.settings
-    optimizer, _ = build_optimizer(settings, 1)
+    optimizer = build_optimizer(settings, optim.constant(settings.lr))
     state = optimizer.init(model)
     batch = build_batches(settings, run.config.facts, data.train).at(0)
 
