@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,59 @@ def test_two_at_once(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest
         assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 2
     assert "is being distilled by another process. Wait until it has ended" in capsys.readouterr().err
     assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Gives a small disk so many kilobytes; what is on it stays."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options: str) -> bool:
+        return (
+            shutil.which("mount") is not None
+            and subprocess.run(["mount", *options, place], check=False).returncode == 0
+        )
+
+    if sys.platform != "linux" or os.geteuid() != 0 or not mount("-t", "tmpfs", "-o", "size=4k", "tmpfs"):
+        pytest.skip("only the superuser of Linux can make a disk")
+
+    def size(kilobytes: int) -> Path:
+        assert mount("-o", f"remount,size={kilobytes}k")
+        return place
+
+    yield size
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_at_every_stage(
+    folder: Path,
+    teacher: Path,
+    tmp_path: Path,
+    disk: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each time it says so and keeps what there is; with more room it goes on, to the end of the unbroken run."""
+    options = ("--steps", "6", "--eval-every", "3", "--checkpoint-every", "0")
+    whole = run_json(capsys, command(folder, teacher, tmp_path / "whole", *options))
+    arguments = command(folder, teacher, tmp_path / "disk" / "run", *options)
+    stopped = set()
+    for kilobytes in range(8, 400, 8):
+        disk(kilobytes)
+        code = main(arguments)
+        err = capsys.readouterr().err
+        if code == 0:
+            break
+        assert code == 2
+        assert "the disk is full" in err
+        assert "Traceback" not in err
+        stopped.add(Path(err.split("cannot write ")[1].split(":")[0]).name)
+    assert {"part-00000.parquet", "00000.npy"} < stopped, stopped
+    assert len(stopped) > 4
+    metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (tmp_path / "whole", tmp_path / "disk" / "run")]
+    assert metrics[0] == metrics[1]
+    found = json.loads((tmp_path / "disk" / "run" / "summary.json").read_text())
+    assert (found["agreement"], found["loss"]) == (whole["agreement"], whole["loss"])
 
 
 def test_other_settings_in_the_same_run(
