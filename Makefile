@@ -17,8 +17,9 @@ quickstart: $(VENV)/installed ## From a folder of images without labels to a tra
 	rm -rf $(RUN)
 	$(VENV)/bin/pullback digits $(RUN)/digits
 	$(VENV)/bin/pullback distill $(RUN)/digits/images --teacher digits --image-size 8 --levels 16,32 --repeats 2 \
-		--augment crop --lr 3e-3 --weight-decay 0.05 --batch-size 32 --epochs 40 --held-out 0.2 --out $(RUN)/run
+		--augment crop --lr 3e-3 --weight-decay 0.05 --batch-size 32 --epochs 40 --eval-every 108 --held-out 0.2 --out $(RUN)/run
 	$(VENV)/bin/pullback evaluate $(RUN)/run --truth $(RUN)/digits/truth.csv
+	$(VENV)/bin/pullback report $(RUN)/run --truth $(RUN)/digits/truth.csv
 	@echo; echo "The report: file://$(CURDIR)/$(RUN)/run/report.html"
 
 test: lint ## Lint, type-check, and run the fast tests with coverage

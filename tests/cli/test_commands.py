@@ -116,6 +116,19 @@ def test_a_folder_of_images_from_anywhere(
     assert [set(record["top"]) for record in json.loads(outcome.out)] == [{"dark", "light"}] * 2
 
 
+def test_names_that_a_terminal_would_obey(call: Call, digits_run: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "a\x1b[31m\nb.png", tmp_path / "c\x1b[2J.png"
+    Image.new("RGB", (9, 9)).save(good)
+    bad.write_text("no image")
+    outcome = call("predict", digits_run, good, bad)
+    assert outcome.code == 2
+    assert "\x1b" not in outcome.out + outcome.err
+    assert len(outcome.out.splitlines()) == len(outcome.err.splitlines()) == 1
+    assert outcome.out.startswith(r"a\x1b[31m\nb.png  ")
+    assert r"c\x1b[2J.png: not an image" in outcome.err
+    assert "\x1b" not in call("predict", "no\x1b[2J", good).err
+
+
 def test_predict_takes_images_of_any_kind(call: Call, digits_run: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (11, 9, 4), dtype=np.uint8)
     for name, image in {"rgba": pixels, "rgb": pixels[:, :, :3], "grey": pixels[:, :, 0]}.items():
@@ -147,7 +160,7 @@ def test_a_signal_is_answered_with_the_way_on(tmp_path: Path, number: signal.Sig
     words = [sys.executable, "-c", ENTRY, "train", "mlp", "--steps", "1000000", "--eval-every", "20", "--out", str(run)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith("step 20  validation loss")
+        assert any(line.startswith("step 20  validation loss") for line in process.stderr)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number

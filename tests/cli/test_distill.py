@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from pullback.cli.main import main
+from pullback.files import locked
 from pullback.teach import LabelTable
 
 CLASSES = ("red", "green", "blue")
@@ -161,11 +164,17 @@ def test_a_report_and_the_network_are_left_behind(
     for words in (
         "Agreement by class",
         "Worst images",
-        "Confusion",
-        "Calibration",
+        "Calibration and confusion",
+        "The flow of gradients",
+        "step 6 (last):",
         "Memory",
+        "a step as a compiled program",
         "level0.conv0",
         "--levels 8",
+        "the file is empty",
+        "copies of other images",
+        "onnxruntime",
+        "SHA-256",
     ):
         assert words in page, words
     assert "<script" not in page
@@ -179,6 +188,15 @@ def test_a_report_and_the_network_are_left_behind(
     assert b"validation/loss" in content
     assert int.from_bytes(content[:8], "little") == len(b"\x09" + 8 * b"\0" + b"\x1a\x0dbrain.Event:2")
     assert main(["report", str(out), "--csv", "metrics.txt"]) == 2
+    truth = tmp_path / "truth.csv"
+    table = LabelTable(out / "labels")
+    names = (CLASSES[label] for label in table.labels)
+    truth.write_text("\n".join(["file,class", *(f'"{p}",{c}' for p, c in zip(table.paths, names, strict=True))]))
+    assert main(["report", str(out), "--truth", str(truth), "--out", str(tmp_path / "true.html")]) == 0
+    page = (tmp_path / "true.html").read_text()
+    assert "With the truth" in page
+    assert "<td>right</td>" in page
+    assert "100.00%" in page  # the teacher's, as the truth is what it says
 
 
 def test_the_digits_and_their_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +272,88 @@ def test_killed_between_any_two_files(
         LabelTable(tmp_path / name / "labels").rows.select(["path", "sha256", "label"]) for name in ("whole", "broken")
     ]
     assert rows[0].sort_by("path").equals(rows[1].sort_by("path"))
+
+
+def test_labels_are_chosen_and_made_as_told(
+    folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resizing that is found out and kept to, mirror images, and only some of the labels."""
+    ways = ["--interpolation", "auto", "--tta", "flip", "--top-k", "2"]
+    options = ("--steps", "4", *ways, "--min-confidence", "0.6", "--max-per-class", "25", "--balance")
+    first = run_json(capsys, command(folder, teacher, tmp_path / "run", *options))
+    assert run_json(capsys, command(folder, teacher, tmp_path / "run", *options)) == first
+    table = LabelTable(tmp_path / "run" / "labels")
+    used = table.selected()
+    assert first["train_images"] + first["held_out_images"] == len(used) < len(table) == 120
+    assert table.confidences[used].min() >= 0.6
+    counts = np.bincount(table.labels[used])
+    assert len(set(counts.tolist())) == 1
+    assert counts[0] <= 25
+    assert (table.kind.tta, table.kind.top_k) == ("flip", 2)
+    assert f'interpolation = "{table.kind.interpolation}"' in (tmp_path / "run" / "distill.toml").read_text()
+    assert main(command(folder, teacher, tmp_path / "run", *options[:-1])) == 2
+    assert "was begun with balance True, this asks for False" in capsys.readouterr().err
+
+
+def test_two_at_once(folder: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run" / ".job.lock"):
+        assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 2
+    assert "is being distilled by another process. Wait until it has ended" in capsys.readouterr().err
+    assert main(command(folder, teacher, tmp_path / "run", "--steps", "1")) == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Gives a small disk so many kilobytes; what is on it stays."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options: str) -> bool:
+        return (
+            shutil.which("mount") is not None
+            and subprocess.run(["mount", *options, place], check=False).returncode == 0
+        )
+
+    if sys.platform != "linux" or os.geteuid() != 0 or not mount("-t", "tmpfs", "-o", "size=4k", "tmpfs"):
+        pytest.skip("only the superuser of Linux can make a disk")
+
+    def size(kilobytes: int) -> Path:
+        assert mount("-o", f"remount,size={kilobytes}k")
+        return place
+
+    yield size
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_at_every_stage(
+    folder: Path,
+    teacher: Path,
+    tmp_path: Path,
+    disk: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each time it says so and keeps what there is; with more room it goes on, to the end of the unbroken run."""
+    options = ("--steps", "6", "--eval-every", "3", "--checkpoint-every", "0")
+    whole = run_json(capsys, command(folder, teacher, tmp_path / "whole", *options))
+    arguments = command(folder, teacher, tmp_path / "disk" / "run", *options)
+    stopped = set()
+    for kilobytes in range(8, 400, 8):
+        disk(kilobytes)
+        code = main(arguments)
+        err = capsys.readouterr().err
+        if code == 0:
+            break
+        assert code == 2
+        assert "the disk is full" in err
+        assert "Traceback" not in err
+        stopped.add(Path(err.split("cannot write ")[1].split(":")[0]).name)
+    assert {"part-00000.parquet", "00000.npy"} < stopped, stopped
+    assert len(stopped) > 4
+    metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (tmp_path / "whole", tmp_path / "disk" / "run")]
+    assert metrics[0] == metrics[1]
+    found = json.loads((tmp_path / "disk" / "run" / "summary.json").read_text())
+    assert (found["agreement"], found["loss"]) == (whole["agreement"], whole["loss"])
 
 
 def test_other_settings_in_the_same_run(

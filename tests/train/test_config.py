@@ -65,6 +65,8 @@ def test_a_missing_file_is_no_run(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"steps": 1, "epochs": 1.0}, "give one of them"),
+        ({"warmup_steps": 1, "warmup_epochs": 1.0, "schedule": "cosine"}, "give one of them"),
+        ({"warmup_steps": 9}, "warmup_steps has no effect with schedule 'constant', only with cosine"),
         ({"lr": 0.0}, "lr: expected a number above 0"),
         ({"lr": float("nan")}, "lr: expected a number above 0"),
         ({"momentum": 1.0, "optimizer": "sgd"}, "momentum: expected a number at least 0 and below 1"),

@@ -420,6 +420,26 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
     assert result.step == result.best_step + 15
 
 
+@pytest.mark.parametrize("how", [{"warmup_steps": 8}, {"warmup_epochs": 2.0}, {"warmup": 0.1}])
+def test_the_warm_up_by_steps_by_epochs_and_by_part(tmp_path: Path, how: dict[str, Any]) -> None:
+    """The learning rate rises for 8 steps of 80, and is the highest at the step behind them."""
+    train, test = load_digits()
+    few = Splits(train.subset(range(4 * 64)), test)
+    settings = Settings(model="mlp", hidden=(4,), schedule="cosine", steps=80, log_every=1, **how)
+    fit(settings, tmp_path / "run", data=few, quiet=True)
+    rates = [row["learning_rate"] for row in Run.open(tmp_path / "run").metrics() if row["split"] == "training"]
+    assert int(np.argmax(rates)) == 8
+    np.testing.assert_allclose(rates[:8], settings.lr * np.arange(1, 9) / 9)
+    with pytest.raises(ConfigError, match=r"warm-up of 90 steps is not shorter than the run of 80"):
+        fit(replace(settings, warmup=0.05, warmup_epochs=None, warmup_steps=90), tmp_path / "long", data=few)
+
+
+def test_averaged_weights_of_any_schedule(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, schedule="one-cycle", warmup=0.3, average=0.9, steps=20, epochs=None)
+    result = fit(settings, tmp_path / "run", quiet=True)
+    assert evaluate(tmp_path / "run").accuracy == result.accuracy
+
+
 def test_averaged_weights_are_what_is_evaluated(tmp_path: Path) -> None:
     settings = replace(SETTINGS, average=0.99, steps=60, epochs=None)
     result = fit(settings, tmp_path / "run", quiet=True)

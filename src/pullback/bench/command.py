@@ -11,17 +11,19 @@ from typing import Any
 
 from pullback import files
 from pullback.bench import page
-from pullback.bench.machine import machine, versions
 from pullback.bench.runner import Effort, Report, measure
 from pullback.bench.workloads import select
 from pullback.errors import PullbackError
+from pullback.machine import machine, versions
+
+COMPARED = ("numpy", "numba", "torch", "jax", "autograd")
 
 
 def run(only: Sequence[str], effort: Effort, command: str, report: Report) -> dict[str, Any]:
     """The results of the workloads named in `only`, or of all: what `--json` writes."""
     workloads = select(only)
     results = [measure(each, precision, effort, report) for each in workloads for precision in each.ours]
-    return {"machine": machine(), "versions": versions(), "command": command, "results": results}
+    return {"machine": machine(), "versions": versions(COMPARED), "command": command, "results": results}
 
 
 def write(found: dict[str, Any], to_json: Path | None, to_page: Path | None) -> None:

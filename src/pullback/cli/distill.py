@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 import signal
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
+from pullback.teach import Selection
 from pullback.train import Settings
+from pullback.train.config import words
 from pullback.train.distill import Distillation, distill
 from pullback.train.report import duration
 
@@ -39,7 +42,7 @@ class Command(Options):
 
     The same command goes on with what was interrupted.
 
-    Example: pullback distill photos --teacher efficientnet_lite0_224.onnx --classes tench,church --out runs/photos
+    Example: pullback distill photos --teacher efficientnet-lite0 --classes tench,church --out runs/photos
     """
 
     folder: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
@@ -56,8 +59,18 @@ class Command(Options):
     """soft and both: above 1, the teacher's probabilities are made softer."""
     held_out: float = 0.1
     """Part of the images that is kept out of training to compare the network with its teacher."""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
-    """How images are resized."""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "auto"] = "bicubic"
+    """How images are resized; auto: as suits the teacher best, by a sample of 64 images."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation of the labels; flip: the mean of the answers to the image and to its mirror image."""
+    top_k: int | None = None
+    """Probabilities to keep for each image; not given: all."""
+    min_confidence: float = 0.0
+    """Use only images of which the teacher is so certain, 0 to 1."""
+    max_per_class: int | None = None
+    """Use at most so many images of each class, the most certain ones."""
+    balance: bool = False
+    """Use equally many images of each class."""
     workers: int | None = None
     """Threads that label; not given: one for each processor."""
     bare: bool = False
@@ -67,9 +80,10 @@ class Command(Options):
 
     def _command(self) -> str:
         """What repeats the job."""
-        own = _words(self, Command(folder=self.folder, description=Description(), student=Student()))
-        words = ["pullback", "distill", self.folder, *own, *_words(self.description, Description())]
-        return shlex.join([*words, *_words(self.student, Student())])
+        plain = Command(folder=self.folder, description=Description(), student=Student())
+        own = words(self, plain, leave_out=("folder", "description", "student", "json", "debug"))
+        parts = (own, words(self.description, Description()), words(self.student, Student()))
+        return shlex.join(["pullback", "distill", self.folder, *chain(*parts)])
 
     def run(self) -> int:
         with (
@@ -86,6 +100,9 @@ class Command(Options):
                 temperature=self.temperature,
                 held_out=self.held_out,
                 interpolation=self.interpolation,
+                tta=self.tta,
+                top_k=self.top_k,
+                selection=Selection(self.min_confidence, self.max_per_class, self.balance),
                 workers=self.workers,
                 quiet=self.json,
                 on_labelling=labelling,
@@ -95,20 +112,6 @@ class Command(Options):
             )
         self.show(result, _text(result))
         return 0 if result.signal is None else 128 + result.signal
-
-
-def _words(options: Any, default: Any) -> list[str]:
-    """The options of a dataclass that are not its defaults, as they are given on a command line."""
-    words: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name in ("description", "student", "json", "debug") or value == getattr(default, field.name, None):
-            continue
-        name = f"--{field.name.replace('_', '-')}"
-        words += (
-            [name] if value is True else [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-        )
-    return words
 
 
 def _text(result: Distillation) -> str:

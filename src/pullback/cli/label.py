@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ import tyro
 from pullback.cli.options import Options
 from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
+from pullback.cli.terminal import one_line
 from pullback.teach import Labelling, Selection, Teacher, label_folder, select_classes
 from pullback.train.report import duration
 from pullback.train.signals import terminated_as_interrupt
@@ -130,9 +130,6 @@ def _text(record: dict[str, Any]) -> str:
     lines.append(f"{'classes':18}{len(classes):,}: {shown}{', ...' if len(classes) > 12 else ''}")
     if record["skipped"]:
         lines.append(f"{'skipped':18}{record['skipped']:,}, listed in {record['labels']}/skipped.json, such as")
-        # Names of files may hold control characters, which no terminal should obey.
-        lines += [
-            f"  {json.dumps(p, ensure_ascii=False)}: {why}" for p, why in [*record["skipped_reasons"].items()][:5]
-        ]
+        lines += [f"  {one_line(path)}: {one_line(why)}" for path, why in [*record["skipped_reasons"].items()][:5]]
     lines += ["", "Next:", f"  pullback labels {shlex.quote(record['labels'])}"]
     return "\n".join(lines)

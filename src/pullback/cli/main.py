@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from pullback.cli.terminal import visible
 from pullback.errors import PullbackError, SkippedFileWarning
 
 COMMANDS = {
@@ -99,7 +100,7 @@ def _overview() -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     return code
 
 
@@ -111,7 +112,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {visible(str(message))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

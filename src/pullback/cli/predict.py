@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from pullback.cli.options import Options, RunFolder
+from pullback.cli.terminal import one_line, visible
 from pullback.data import read_images
 from pullback.errors import ConfigError, DataError
 from pullback.train import Run, predict
@@ -41,17 +42,16 @@ class Command(Options):
             records.append({"image": str(path), **outcome})
         for record in records:
             if "error" in record:
-                print(f"error: {record['error']}", file=sys.stderr)
+                print(f"error: {visible(record['error'])}", file=sys.stderr)
         self.show(records, _text([record for record in records if "error" not in record]))
         return 2 if len(good) < len(read) else 0
 
 
 def _text(records: list[dict[str, Any]]) -> str:
-    width = max((len(Path(record["image"]).name) for record in records), default=0)
+    names = [one_line(Path(record["image"]).name) for record in records]
+    width = max(map(len, names), default=0)
     lines = []
-    for record in records:
-        others = ", ".join(f"{name} {probability:.1%}" for name, probability in list(record["top"].items())[1:3])
-        lines.append(
-            f"{Path(record['image']).name:{width}}  {record['label']}  {record['probability']:.1%}  (then {others})"
-        )
+    for name, record in zip(names, records, strict=True):
+        others = ", ".join(f"{other} {probability:.1%}" for other, probability in list(record["top"].items())[1:3])
+        lines.append(f"{name:{width}}  {record['label']}  {record['probability']:.1%}  (then {others})")
     return "\n".join(lines)

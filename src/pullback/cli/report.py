@@ -11,6 +11,7 @@ from pullback.cli.options import Options, RunFolder
 from pullback.errors import ConfigError
 from pullback.train.logs import write_csv, write_tensorboard
 from pullback.train.page import report
+from pullback.train.truth import read_truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,16 @@ class Command(Options):
     """File to write; where not given, report.html in the run folder."""
     checkpoint: Literal["last", "best"] = "last"
     """Checkpoint whose network is shown."""
+    truth: Annotated[str | None, tyro.conf.arg(metavar="FILE.csv")] = None
+    """Of a distillation: show network and teacher beside the true classes in a CSV file with the columns file and
+    class."""
     csv: Annotated[str | None, tyro.conf.arg(metavar="FILE.csv")] = None
     """Write the metrics as a table besides."""
     tensorboard: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Write the metrics as TensorBoard's event file besides."""
 
     def run(self) -> int:
-        path = report(self.folder, self.out, self.checkpoint)
+        path = report(self.folder, self.out, self.checkpoint, read_truth(self.truth) if self.truth else None)
         written = {"report": str(path)}
         if self.csv is not None:
             if not self.csv.endswith(".csv"):

@@ -98,6 +98,9 @@ def _steps(layers: Sequence[Layer]) -> Iterator[str]:
     moved = [layer for layer in layers if layer.update_ratio is not None]
     if not moved:
         return
+    if not any(layer.update_ratio for layer in moved):
+        yield "The optimiser's next step changes nothing, as where a schedule has come to a learning rate of 0."
+        return
     fast = max(moved, key=lambda layer: layer.update_ratio or 0.0)
     slow = min(moved, key=lambda layer: layer.update_ratio or 0.0)
     if (fast.update_ratio or 0.0) >= FAST:

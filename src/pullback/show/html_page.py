@@ -21,10 +21,19 @@ table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; te
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .bar { display: inline-block; height: .7em; background: var(--bar); vertical-align: baseline; }
 .wide figure { width: 11.2rem; }
+.side { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: flex-start; } .side > * { min-width: 0; }
+.tiles { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1rem 0; font-size: .85rem; }
+.tiles div { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .8rem; min-width: 6rem; }
+.tiles b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+pre { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .9rem; white-space: pre-wrap; }
+img.picture { max-width: 100%; background: white; }
 .strip { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 7.5rem; }
 figure img { width: 100%; image-rendering: auto; border: 1px solid var(--line); }
 figcaption { font-size: .75rem; overflow-wrap: anywhere; line-height: 1.25; }
 """
+
+BLUE = "#4477aa"
+"""Of bars, in drawings as in tables."""
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -80,6 +89,43 @@ def _is_number(value: object) -> bool:
 
 def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else text(value)
+
+
+def tiles(figures: Iterable[tuple[object, object]]) -> str:
+    """The few figures that say most, large: `(what, value)` each."""
+    return (
+        f"<div class=tiles>{''.join(f'<div><b>{text(value)}</b>{text(what)}</div>' for what, value in figures)}</div>"
+    )
+
+
+def side_by_side(parts: Iterable[str]) -> str:
+    """Parts that are HTML already, beside each other where the page is wide enough."""
+    return f"<div class=side>{''.join(f'<div>{part}</div>' for part in parts)}</div>"
+
+
+def code(value: object) -> str:
+    """Text to be copied, such as a command."""
+    return f"<pre>{text(value)}</pre>"
+
+
+def image(content: bytes, kind: str, alt: str) -> str:
+    """A picture by its content and media type, as wide as it says and no wider than the page."""
+    data = base64.b64encode(content).decode()
+    return f'<p><img class=picture alt="{text(alt)}" src="data:{kind};base64,{data}"></p>'
+
+
+def blank(width: float, height: float) -> Any:
+    """A figure of Matplotlib to draw into, of so many inches; a page is 11 wide."""
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure alive and may ask for a display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def drawing(figure: Any, alt: str) -> str:
+    """A figure of Matplotlib."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return image(buffer.getvalue(), "image/svg+xml", alt)
 
 
 def strip(figures: Iterable[str], wide: bool = False) -> str:

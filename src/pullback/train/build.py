@@ -109,17 +109,30 @@ def _built_by_user(build: str, image_shape: tuple[int, ...], classes: int, seed:
     return model
 
 
-def build_optimizer(settings: Settings, steps: int) -> tuple[optim.Transform, optim.Schedule]:
-    """The optimiser of a run of `steps` steps, and its learning rate as a function of the steps done."""
-    lr, decay = settings.lr, settings.weight_decay
+def build_schedule(settings: Settings, steps: int, steps_per_epoch: int) -> optim.Schedule:
+    """The learning rate of a run of `steps` steps as a function of the steps done."""
+    lr = settings.lr
+    if settings.warmup_steps is not None:
+        warmup = settings.warmup_steps
+    elif settings.warmup_epochs is not None:
+        warmup = round(settings.warmup_epochs * steps_per_epoch)
+    else:
+        warmup = round(settings.warmup * steps)
+    if warmup >= steps > 1:
+        raise ConfigError(f"the warm-up of {warmup:,} steps is not shorter than the run of {steps:,}.")
     schedules: dict[str, Callable[[], optim.Schedule]] = {
         "constant": lambda: optim.constant(lr),
-        "cosine": lambda: optim.warmup_cosine(lr, round(settings.warmup * steps), steps),
+        "cosine": lambda: optim.warmup_cosine(lr, min(warmup, steps - 1), steps),
         "one-cycle": lambda: optim.one_cycle(lr, steps, settings.warmup),
         "exponential": lambda: optim.exponential(lr, settings.decay, steps),
         "staircase": lambda: optim.staircase(lr, settings.decay, math.ceil(steps / 3)),
     }
-    schedule = schedules[settings.schedule]()
+    return schedules[settings.schedule]()
+
+
+def build_optimizer(settings: Settings, schedule: optim.Schedule) -> optim.Transform:
+    """The optimiser of a run with this learning rate."""
+    decay = settings.weight_decay
     optimizers: dict[str, Callable[[], optim.Transform]] = {
         "sgd": lambda: optim.sgd(schedule, momentum=settings.momentum, weight_decay=decay),
         "rmsprop": lambda: optim.rmsprop(schedule, momentum=settings.momentum, weight_decay=decay),
@@ -129,7 +142,7 @@ def build_optimizer(settings: Settings, steps: int) -> tuple[optim.Transform, op
     optimizer = optimizers[settings.optimizer]()
     if settings.average:
         optimizer = optim.chain(optimizer, optim.average_parameters(settings.average))
-    return optimizer, schedule
+    return optimizer
 
 
 def averaged(settings: Settings, optimizer_state: Any) -> Any:

@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 import types
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -54,6 +54,10 @@ class Settings:
     """Learning rate over the run; cosine begins with a linear warm-up."""
     warmup: float = 0.05
     """cosine and one-cycle: part of the run in which the learning rate rises, between 0 and 1."""
+    warmup_steps: int | None = None
+    """cosine: steps in which the learning rate rises, in place of --warmup."""
+    warmup_epochs: float | None = None
+    """cosine: passes over the training images in which the learning rate rises, in place of --warmup."""
     decay: float = 0.1
     """exponential: learning rate at the end over that at the start. staircase: factor after each third of the run."""
     batch_size: int = 64
@@ -101,6 +105,8 @@ class Settings:
             raise ConfigError("steps and epochs both set the length of the run: give one of them.")
         if self.eager and self.precision != "float32":
             raise ConfigError(f"precision {self.precision!r} is one of compiled steps, and eager asks for others.")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ConfigError("warmup_steps and warmup_epochs both set the length of the warm-up: give one of them.")
         for field in fields(self):
             value = getattr(self, field.name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -120,6 +126,19 @@ def resolved(settings: Settings) -> Settings:
     return settings
 
 
+def words(options: Any, default: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """The fields of a dataclass that are not as in `default`, as options of a command line."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in leave_out or value == getattr(default, field.name, None):
+            continue
+        found.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            found.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return found
+
+
 _BELONGS_TO = {
     "hidden": ("model", ("mlp",)),
     "levels": ("model", ("levels-cnn", "cnn", "residual")),
@@ -127,9 +146,20 @@ _BELONGS_TO = {
     "extra": ("model", ("levels-cnn", "cnn")),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "warmup": ("schedule", ("cosine", "one-cycle")),
+    "warmup_steps": ("schedule", ("cosine",)),
+    "warmup_epochs": ("schedule", ("cosine",)),
     "decay": ("schedule", ("exponential", "staircase")),
 }
-_MAY_BE_ZERO = ("weight_decay", "checkpoint_every", "seed", "momentum", "warmup", "average")
+_MAY_BE_ZERO = (
+    "weight_decay",
+    "checkpoint_every",
+    "seed",
+    "momentum",
+    "warmup",
+    "warmup_steps",
+    "warmup_epochs",
+    "average",
+)
 _BELOW_ONE = ("momentum", "warmup", "average")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 

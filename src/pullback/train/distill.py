@@ -13,7 +13,7 @@ from typing import Any
 from pullback import files
 from pullback.data import Splits, open_source
 from pullback.errors import ConfigError
-from pullback.teach import ClassName, Labelling, Teacher, label_folder, select_classes
+from pullback.teach import ClassName, Labelling, Selection, Teacher, label_folder, select_classes
 from pullback.train.config import Settings, read_config, resolved
 from pullback.train.evaluate import Evaluation, evaluate
 from pullback.train.export import export
@@ -22,6 +22,8 @@ from pullback.train.loop import Result, fit, resume
 from pullback.train.page import report
 
 SUMMARY = "summary.json"
+
+_ALL = Selection()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ def distill(
     held_out: float = 0.1,
     temperature: float = 1.0,
     interpolation: str = "bicubic",
+    tta: str = "none",
+    top_k: int | None = None,
+    selection: Selection = _ALL,
     workers: int | None = None,
     quiet: bool = False,
     on_labelling: Callable[[int, int], None] | None = None,
@@ -111,11 +116,13 @@ def distill(
             the two ("both").
         held_out: part of the images to compare on, between 0 and 1.
         temperature: of the teacher's probabilities in training; above 1 they are softer.
-        interpolation: how images are resized, by Pillow's name.
+        interpolation: how images are resized, by Pillow's name; `auto` for the way that suits the teacher.
+        tta: `flip` for labels that are the mean of the answers to an image and to its mirror image.
+        top_k: keep only the k highest probabilities of each image; all if None.
+        selection: which labelled images to use, to train on and to compare with.
         workers: threads that label; the number of processors if None.
         quiet: show no progress of the training.
         on_labelling, on_caching: called as `on_labelling(done, total)` while images are labelled, and resized.
-
         command: what the report says repeats the job.
         bare: leave out the report and the ONNX file at the end.
 
@@ -126,35 +133,44 @@ def distill(
         RunError: `out` is in use or cannot be written, or its data have changed.
     """
     source, out = open_source(Path(folder).resolve()), Path(out)
-    recipe = Recipe(str(source.root), targets, temperature, held_out, interpolation)
+    recipe = Recipe(str(source.root), targets, temperature, held_out, _interpolation(out, interpolation))
     chosen = select_classes(teacher.classes, classes)
     student = replace(resolved(student), data=str(out.resolve()))
     _check_out(source.root, out)
-    _check_same_job(out, recipe, student)
-    with files.locked(_made(out) / ".lock"):
+    _check_same_job(out, recipe, student, selection)
+    with files.locked(files.make_folder(out) / ".job.lock", "distilled"):  # training has a lock of its own
         labelling = label_folder(
             source.root,
             teacher,
             labels_folder(out),
             classes=[c.index for c in chosen],
-            interpolation=interpolation,
+            top_k=top_k,
+            interpolation=recipe.interpolation,
+            tta=tta,
             workers=workers,
             on_progress=on_labelling,
         )
+        recipe = replace(recipe, interpolation=labelling.labels.kind.interpolation)
         recipe.write(out)
-    splits = split_labelled(read_labelled(out, recipe, student.image_size, workers, on_caching), recipe)
-    begun = (out / "config.toml").exists()
-    result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
-    evaluation = evaluate(out, splits.test) if result.signal is None else None
-    summary = replace(
-        _summary(recipe, teacher, chosen, labelling, splits, result, evaluation, student), command=command
-    )
-    files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
-    if result.signal is not None or bare:
+        selection.write(labels_folder(out))
+        splits = split_labelled(read_labelled(out, recipe, student.image_size, workers, on_caching), recipe)
+        begun = (out / "config.toml").exists()
+        result = resume(out, splits, quiet=quiet) if begun else fit(student, out, splits, quiet=quiet)
+        evaluation = evaluate(out, splits.test) if result.signal is None else None
+        summary = replace(
+            _summary(recipe, teacher, chosen, labelling, splits, result, evaluation, student), command=command
+        )
+        files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
+        if result.signal is None and not bare:
+            summary = replace(summary, report=str(report(out)), network=export(out).path)
+            files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
         return summary
-    summary = replace(summary, report=str(report(out)), network=export(out).path)
-    files.replace(out / SUMMARY, json.dumps(asdict(summary), indent=1).encode())
-    return summary
+
+
+def _interpolation(out: Path, asked: str) -> str:
+    """What `auto` came to be in a job that goes on; else what was asked for."""
+    before = Recipe.read(out)
+    return before.interpolation if asked == "auto" and before is not None else asked
 
 
 def _check_out(folder: Path, out: Path) -> None:
@@ -165,12 +181,13 @@ def _check_out(folder: Path, out: Path) -> None:
         )
 
 
-def _check_same_job(out: Path, recipe: Recipe, student: Settings) -> None:
+def _check_same_job(out: Path, recipe: Recipe, student: Settings, selection: Selection) -> None:
     """Raises ConfigError where the run in `out` was begun with other settings; `label_folder` checks its own."""
     pairs = []
     before = Recipe.read(out)
     if before is not None:
         pairs.append((asdict(before), asdict(recipe)))
+        pairs.append((asdict(Selection.read(labels_folder(out))), asdict(selection)))
     if (out / "config.toml").exists():
         settings = read_config(out / "config.toml").settings
         if student.steps is None and student.time_budget is not None:
@@ -183,14 +200,6 @@ def _check_same_job(out: Path, recipe: Recipe, student: Settings) -> None:
                     f"{out} was begun with {name} {old[name]}, this asks for {new[name]}: "
                     f"repeat the settings to continue it, or choose another folder."
                 )
-
-
-def _made(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.cannot_write(out, error) from error
-    return out
 
 
 def _summary(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pullback.core import tree
 from pullback.data import Dataset, Normalise, in_order
 from pullback.errors import DataError, RunError, ShapeError
+from pullback.optim import constant
 from pullback.rules.nn import softmax
 from pullback.train.build import averaged, build_model, build_optimizer, load_again, normalise
 from pullback.train.checkpoint import Arrays
@@ -199,7 +200,7 @@ def trained_model(run: Run, checkpoint: str = "last") -> Any:
     load_arrays(model, arrays, run.checkpoint_path(checkpoint))
     if not settings.average:
         return model
-    optimizer, _ = build_optimizer(settings, 1)
+    optimizer = build_optimizer(settings, constant(settings.lr))  # whose state has the same structure
     _, structure = tree.flatten(optimizer.init(model))
     return averaged(settings, structure.unflatten([state[name] for name in structure.paths()]))
 

@@ -29,6 +29,7 @@ from pullback.train.build import (
     build_batches,
     build_model,
     build_optimizer,
+    build_schedule,
     check_same,
     load_again,
     load_data,
@@ -131,8 +132,9 @@ class _Trainer:
         self.normalise = normalise(facts)
         self.steps = run_length(self.settings, len(self.batches))
         self.eval_every = self.settings.eval_every or len(self.batches)
-        self.optimizer, self.schedule = build_optimizer(self.settings, self.steps)
-        update = _update(self.optimizer)
+        self.schedule = build_schedule(self.settings, self.steps, len(self.batches))
+        self.optimizer = build_optimizer(self.settings, self.schedule)
+        update = training_step(self.optimizer)
         # Parameters and the optimiser's state are updated in place.
         compiled = pb.compile(update, donate=(0, 1), precision=self.settings.precision)
         self.update = update if self.settings.eager else compiled
@@ -252,7 +254,8 @@ def _affordable_steps(config: Config, splits: Splits) -> int:
     """How many steps fit in the time budget, with the evaluations between them, by a short trial; at least one."""
     settings = config.settings
     assert settings.time_budget is not None
-    trial = _Trainer(replace(config, settings=replace(settings, steps=_TRIAL)), splits)
+    short = replace(settings, steps=_TRIAL, warmup_steps=None, warmup_epochs=None)  # whose rates do not matter
+    trial = _Trainer(replace(config, settings=short), splits)
     seconds = []
     for batch in trial.batches.iterate(0, _TRIAL):
         before = trial.position.train_seconds
@@ -344,7 +347,7 @@ def _result(trainer: _Trainer, run: Run, stop: Stop) -> Result:
     )
 
 
-def _update(optimizer: optim.Transform) -> Callable[..., Any]:
+def training_step(optimizer: optim.Transform) -> Callable[..., Any]:
     """(network, the optimiser's state, images, targets) -> the new ones of both, the loss and the logits."""
 
     def loss(model: Any, images: Any, targets: Any) -> tuple[Any, Any]:

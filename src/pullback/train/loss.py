@@ -23,12 +23,13 @@ def loss(model: Any, images: Any, targets: Any) -> Any:
 
 
 def loss_of_run(
-    run: str | Path, checkpoint: str = "last", images: int = 8
+    run: str | Path, checkpoint: str = "last", images: int = 8, validation: Dataset | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """`(loss, (network, images, targets))`: the loss of a run on its first validation images.
 
     The network is that of the checkpoint `last` or `best`, or, with `initial`, as it was before the first step. It is
-    in training mode. Raises RunError where the run cannot be read or its data have changed.
+    in training mode. `validation` are the images of the run, where they have been read already. Raises RunError where
+    the run cannot be read or its data have changed.
     """
     opened = Run.open(run)
     if images < 1:
@@ -38,7 +39,7 @@ def loss_of_run(
         model = build_model(opened.config.settings, facts.image_shape, len(facts.classes))
     else:
         model = trained_model(opened, checkpoint)
-    test = load_again(opened.config).test
+    test = load_again(opened.config).test if validation is None else validation
     few = Dataset(test.images[:images], test.labels[:images], test.classes, test.name)
     batch = next(iter(in_order(few, images, normalise(facts))))
     return loss, (model, batch.images, batch.targets)

@@ -2,65 +2,82 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import platform
-from collections.abc import Callable, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import pullback as pb
 from pullback import files, nn
-from pullback.data import Dataset
+from pullback.data import Splits
+from pullback.files import read_json_lines
+from pullback.machine import machine, versions
 from pullback.show import html_page as html
 from pullback.teach import LabelTable
+from pullback.teach.labels import SKIPPED
 from pullback.train.build import build_model, load_again, normalise
-from pullback.train.evaluate import Evaluation, answers, class_numbers, trained_model
+from pullback.train.checkpoint import Position
+from pullback.train.compare import Comparison, compare
+from pullback.train.config import Settings, words
+from pullback.train.evaluate import Evaluation, answers, trained_model
 from pullback.train.labelled import Recipe, labels_folder
+from pullback.train.page_answers import answers_parts
+from pullback.train.page_network import network_parts
 from pullback.train.report import duration
 from pullback.train.run import Run
 
-_SHOWN = 18
-"""Images in each of the groups that are shown."""
-_LEGIBLE = 40
-"""Classes in the largest table of confusion that is drawn with names."""
-_MEASURED = 8
-"""Images in the batch of which memory and gradients are measured."""
+LEGIBLE = 40
+"""Classes that are drawn or listed by name."""
+
+_LIBRARIES = ("numpy", "numba", "pillow", "pyarrow", "onnxruntime")
+
+Rows = list[tuple[object, object]]
 
 
-def report(run: str | Path, out: str | Path | None = None, checkpoint: str = "last") -> Path:
+def report(
+    run: str | Path,
+    out: str | Path | None = None,
+    checkpoint: str = "last",
+    truth: Mapping[str, str] | None = None,
+) -> Path:
     """Write the page of a run to `out`, by default `report.html` in the run folder, and return its path.
 
-    Raises RunError where the run cannot be read or its data have changed, or the page cannot be written.
+    `truth` is the class by file (see `read_truth`), for a part that compares the network of a distillation and its
+    teacher with it. Raises RunError where the run cannot be read or its data have changed, or the page cannot be
+    written.
     """
     opened = Run.open(run)
     position, _, _ = opened.checkpoint(checkpoint)
-    test = load_again(opened.config).test
-    facts = opened.config.facts
-    found = answers(trained_model(opened, checkpoint), test, normalise(facts))
-    evaluation = Evaluation.of(found, test.labels, facts.classes)
+    facts, settings = opened.config.facts, opened.config.settings
+    data = load_again(opened.config)
+    found = answers(trained_model(opened, checkpoint), data.test, normalise(facts))
+    evaluation = Evaluation.of(found, data.test.labels, facts.classes)
     summary = _summary(opened)
+    distilled = Recipe.read(opened.folder) is not None
+    parameters = nn.count_parameters(build_model(settings, facts.image_shape, len(facts.classes)))
     parts = [
-        _key_figures(opened, evaluation, position, summary),
+        html.paragraph(_sentence(opened, evaluation, summary, parameters)),
+        html.tiles(_key_figures(evaluation, position, parameters, distilled)),
+        html.heading("The command that repeats it"),
+        html.code(_command(opened, summary)),
+        html.heading("Data and time"),
+        html.side_by_side(
+            [html.table(_data(opened, data, summary)), html.table(_times(opened, data, position, summary))]
+        ),
+        *(_labels(opened) if distilled else []),
         *_curves(opened),
-        *_labels(opened),
-        *_agreement(evaluation, facts.classes, summary is not None),
-        *_images(test, found),
-        *_network(opened, test),
-        html.heading("Settings"),
-        html.table([(name, str(value)) for name, value in asdict(opened.config.settings).items()]),
-        html.heading("Versions"),
-        html.table(_versions(opened)),
+        *(_beside_the_truth(compare(run, truth=truth, checkpoint=checkpoint)) if truth is not None else []),
+        *answers_parts(evaluation, found, data, "Agreement" if distilled else "Accuracy"),
+        *network_parts(opened, data, checkpoint),
+        html.heading("Settings and versions"),
+        html.side_by_side([html.table(_settings(opened)), html.table(_made_with(opened))]),
     ]
     path = Path(out) if out is not None else opened.folder / "report.html"
-    title = (
-        f"{opened.config.settings.model}, {Path(summary['folder'] if summary else opened.config.settings.data).name}"
-    )
+    title = f"{settings.model} on {Path(summary['folder'] if summary else settings.data).name}"
     files.replace(path, html.page(title, parts).encode())
     return path
 
@@ -71,207 +88,171 @@ def _summary(run: Run) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.exists() else None
 
 
-def _key_figures(run: Run, evaluation: Evaluation, position: Any, summary: dict[str, Any] | None) -> str:
-    facts = run.config.facts
-    model = build_model(run.config.settings, facts.image_shape, len(facts.classes))
-    against = "agreement with the teacher" if summary else "accuracy"
-    rows: list[tuple[object, object]] = [
-        (against, f"{evaluation.accuracy:.2%} of {evaluation.images:,} held-out images"),
-        ("among the top 5", f"{evaluation.top5_accuracy:.2%}"),
-        ("cross-entropy", f"{evaluation.loss:.4f} nats"),
+def _sentence(run: Run, evaluation: Evaluation, summary: dict[str, Any] | None, parameters: int) -> str:
+    network = f"A network of {parameters:,} parameters"
+    if summary is None:
+        return f"{network}, right on {evaluation.accuracy:.1%} of {evaluation.images:,} images it was not trained on."
+    return (
+        f"{network}, trained from scratch on the labels of {summary['teacher']} ({len(run.config.facts.classes):,} "
+        f"classes). On {evaluation.images:,} images it has not seen, it gives the teacher's answer to "
+        f"{evaluation.accuracy:.1%}."
+    )
+
+
+def _key_figures(evaluation: Evaluation, position: Position, parameters: int, distilled: bool) -> Rows:
+    what = "agreement with the teacher" if distilled else "accuracy"
+    rows: Rows = [(what, f"{evaluation.accuracy:.2%}")]
+    if len(evaluation.class_accuracy) > 5:
+        rows.append(("among the top 5", f"{evaluation.top5_accuracy:.2%}"))
+    return [
+        *rows,
+        ("cross-entropy, nats", f"{evaluation.loss:.4f}"),
         ("calibration error", f"{evaluation.calibration_error:.2%}"),
-        ("network", f"{run.config.settings.model}, {nn.count_parameters(model):,} parameters"),
-        ("images", f"{'x'.join(map(str, facts.image_shape))}, {len(facts.classes):,} classes"),
-        ("training", f"{position.step:,} steps in {duration(position.train_seconds)}, "
-                     f"{position.images_per_second:,.0f} images/s"),
-    ]  # fmt: skip
-    if summary:
-        rows[5:5] = [
-            ("teacher", f"{summary['teacher']}, SHA-256 {summary['teacher_sha256'][:16]}..."),
-            ("folder", summary["folder"]),
-            ("images used", f"{summary['train_images']:,} to train on, {summary['held_out_images']:,} held out, "
-                            f"{summary['skipped_images']:,} skipped"),
-            ("labelling", f"{summary['labelling_images_per_second']:,.0f} images/s"),
-            ("targets", summary["targets"]),
-        ]  # fmt: skip
-        if summary.get("command"):
-            rows.append(("the command", summary["command"]))
-    return html.table(rows)
+        ("parameters", f"{parameters:,}"),
+        ("training", duration(position.train_seconds)),
+        ("images/s in training", f"{position.images_per_second:,.0f}"),
+    ]
+
+
+def _command(run: Run, summary: dict[str, Any] | None) -> str:
+    """The command of a distillation is kept; that of other runs follows from their settings."""
+    if summary and summary.get("command"):
+        return str(summary["command"])
+    settings = run.config.settings
+    if Recipe.read(run.folder) is not None:
+        return f"pullback resume {shlex.quote(str(run.folder))}"
+    options = words(settings, Settings(settings.model), leave_out=("model",))
+    return shlex.join(["pullback", "train", settings.model, *options])
+
+
+def _data(run: Run, data: Splits, summary: dict[str, Any] | None) -> Rows:
+    facts = run.config.facts
+    height, width, channels = facts.image_shape
+    rows: Rows = [
+        ("images", summary["folder"] if summary else run.config.settings.data),
+        ("to train on", len(data.train)),
+        ("held out", len(data.test)),
+        ("as the network sees them", f"{height}x{width} pixels, {channels} channels"),
+        ("mean of the channels", ", ".join(f"{value:.3f}" for value in facts.mean)),
+        ("standard deviation", ", ".join(f"{value:.3f}" for value in facts.std)),
+        ("classes", len(facts.classes)),
+    ]
+    path = labels_folder(run.folder) / SKIPPED
+    if path.exists():
+        reasons = Counter(entry["reason"] for entry in json.loads(path.read_text()))
+        rows.append(("could not be read", sum(reasons.values())))
+        rows += [(f"... {reason}", count) for reason, count in reasons.most_common(5)]
+    return rows
+
+
+def _times(run: Run, data: Splits, position: Position, summary: dict[str, Any] | None) -> Rows:
+    evaluations = read_json_lines(run.timing_path)
+    seconds = sum(row["evaluation_seconds"] for row in evaluations)
+    rows: Rows = []
+    if summary and (rate := summary["labelling_images_per_second"]):
+        labelled = summary["train_images"] + summary["held_out_images"]
+        rows.append(("labelling", f"{duration(labelled / rate)}, {rate:,.0f} images/s"))
+    return [
+        *rows,
+        ("training", f"{duration(position.train_seconds)}, {position.images_per_second:,.0f} images/s"),
+        ("... steps", position.step),
+        ("... passes over the images", f"{position.images / len(data.train):.1f}"),
+        ("evaluations", f"{len(evaluations)} in {duration(seconds)}"),
+        ("highest at an evaluation", f"{position.best_accuracy:.2%}, step {position.best_step:,}"),
+    ]
+
+
+def _labels(run: Run) -> list[str]:
+    """The labels that the network was trained on."""
+    table = LabelTable(labels_folder(run.folder))
+    used = table.selected()
+    labels, confidences = table.labels[used], table.confidences[used]
+    names = run.config.facts.classes
+    counts = np.bincount(labels, minlength=len(names))
+    order = np.argsort(-counts, kind="stable")[:LEGIBLE]
+    copies = len(used) - len(np.unique(table.digests()[used]))
+    empty = int(np.sum(counts == 0))
+    few = f"the {LEGIBLE} largest of {len(names):,} classes" if len(names) > LEGIBLE else "images by class"
+    figure = html.blank(11, max(2.6, 0.22 * len(order)))
+    left, right = figure.subplots(1, 2)
+    left.barh([names[k] for k in order][::-1], counts[order][::-1], color=html.BLUE)
+    left.tick_params(labelsize=8)
+    left.set_title(few, fontsize=10)
+    right.hist(confidences, bins=20, range=(0, 1), color=html.BLUE)
+    right.set_title("probability of the teacher's class", fontsize=10)
+    teacher = table.kind
+    preprocessing = teacher.preprocessing
+    rows: Rows = [
+        ("teacher", teacher.teacher),
+        ("its SHA-256", teacher.teacher_sha256),
+        ("its input", f"{'x'.join(map(str, preprocessing.get('size') or ()))}, {teacher.interpolation}"),
+        ("labels", f"{len(table):,}, of which {len(used):,} are used"),
+        ("mean probability of the teacher's class", f"{confidences.mean():.1%}"),
+        ("mean entropy of its answers", f"{np.mean(table.column('entropy').take(used).to_numpy()):.3f} nats"),
+        ("copies of other images", copies),
+    ]
+    rows += [("classes without an image", empty)] if empty else []
+    return [html.heading("The teacher's labels"), html.table(rows), html.drawing(figure, "histograms of the labels")]
 
 
 def _curves(run: Run) -> list[str]:
     rows = run.metrics()
     if not rows:
         return []
-
-    def draw(figure: Any) -> None:
-        for axes, quantity in zip(figure.subplots(1, 3), ("loss", "accuracy", "learning_rate"), strict=True):
-            for split, style in (("training", "-"), ("validation", "o-")):
-                points = [(row["step"], row[quantity]) for row in rows if row["split"] == split and quantity in row]
-                if points:
-                    axes.plot(*zip(*points, strict=True), style, label=split, linewidth=1.1, markersize=2.5)
-            axes.set_xlabel("step")
-            axes.set_title(quantity.replace("_", " "), fontsize=10)
-            axes.grid(alpha=0.3)
-            if quantity != "learning_rate":
-                axes.legend(fontsize=8)
-
-    return [html.heading("Curves"), _picture(draw, (11, 3.2), "loss, accuracy and learning rate over the steps")]
+    figure = html.blank(11, 3.2)
+    for axes, quantity in zip(figure.subplots(1, 3), ("loss", "accuracy", "learning_rate"), strict=True):
+        for split, style in (("training", "-"), ("validation", "o-")):
+            points = [(row["step"], row[quantity]) for row in rows if row["split"] == split and quantity in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=split, linewidth=1.1, markersize=2.5)
+        axes.set_xlabel("step")
+        axes.set_title(quantity.replace("_", " "), fontsize=10)
+        axes.grid(alpha=0.3)
+        if quantity != "learning_rate":
+            axes.legend(fontsize=8)
+    return [html.heading("Curves"), html.drawing(figure, "loss, accuracy and learning rate over the steps")]
 
 
-def _labels(run: Run) -> list[str]:
-    """The labels that the network was trained on."""
-    if Recipe.read(run.folder) is None:
-        return []
-    table = LabelTable(labels_folder(run.folder))
-    names = run.config.facts.classes
-    counts = np.bincount(table.labels, minlength=len(names))
-    order = np.argsort(-counts, kind="stable")[:_LEGIBLE]
+def _beside_the_truth(found: Comparison) -> list[str]:
+    """Network and teacher, with the truth, on the held-out images of which it is known."""
+    columns = [found.student, found.teacher]
+    if found.student is None:
+        return [html.heading("With the truth"), html.paragraph("No true class of a held-out image is known.")]
+    there = [each for each in columns if each is not None]
+    rows = [
+        ("right", *(f"{each.accuracy:.2%}" for each in there)),
+        ("among the top 5", *(f"{each.top5_accuracy:.2%}" for each in there)),
+        ("cross-entropy, nats", *(f"{each.loss:.4f}" for each in there)),
+        ("calibration error", *(f"{each.calibration_error:.2%}" for each in there)),
+        ("images", *(each.images for each in there)),
+    ]
+    return [html.heading("With the truth"), html.table(rows, ("", "network", "teacher")[: len(there) + 1])]
 
-    def draw(figure: Any) -> None:
-        left, right = figure.subplots(1, 2)
-        left.barh([names[k] for k in order][::-1], counts[order][::-1], color="#4477aa")
-        left.tick_params(labelsize=8)
-        left.set_title("images by class of the teacher", fontsize=10)
-        right.hist(table.confidences, bins=20, range=(0, 1), color="#4477aa")
-        right.set_title("probability of the teacher's class", fontsize=10)
 
-    height = max(2.6, 0.22 * len(order))
+def _settings(run: Run) -> Rows:
+    rows: Rows = [(name, _shown(value)) for name, value in asdict(run.config.settings).items()]
+    recipe = Recipe.read(run.folder)
+    if recipe is not None:
+        rows += [(name, _shown(value)) for name, value in asdict(recipe).items() if name != "folder"]
+    return rows
+
+
+def _shown(value: Any) -> str:
+    """A setting as the command line takes it."""
+    if value is None or value == ():
+        return "-"
+    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _made_with(run: Run) -> Rows:
+    """This machine and these versions: the run itself knows only which version of pullback began it."""
+    here = machine()
     return [
-        html.heading("The teacher's labels"),
-        _picture(draw, (11, height), "histograms of classes and of confidence"),
-        html.paragraph(
-            f"{len(table):,} images; the mean probability of the teacher's class is {table.confidences.mean():.1%}."
-        ),
+        *versions(_LIBRARIES).items(),
+        ("the run was begun by", f"pullback {run.config.pullback}"),
+        ("data", f"SHA-256 {run.config.facts.fingerprint[:16]}..."),
+        ("processor", here["processor"]),
+        ("CPUs", here["cpus"]),
+        ("memory", f"{int(here['memory_mib']) / 1024:,.0f} GiB"),
+        ("system", here["system"]),
     ]
-
-
-def _agreement(evaluation: Evaluation, classes: Sequence[str], distilled: bool) -> list[str]:
-    names = list(evaluation.class_accuracy)
-    what = "Agreement" if distilled else "Accuracy"
-
-    def reliability(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], ":", color="grey")
-        axes.plot([p for p, _, _ in evaluation.reliability], [a for _, a, _ in evaluation.reliability], "o-")
-        axes.set_xlabel("probability of the answer")
-        axes.set_ylabel("part that is right")
-
-    parts = [
-        html.heading(f"{what} by class"),
-        html.table([(name, f"{evaluation.class_accuracy[name]:.1%}") for name in names]),
-        html.heading("Calibration"),
-        _picture(reliability, (4.2, 3.4), "how often answers of a probability are right"),
-    ]
-    confusion = np.array(evaluation.confusion)
-    if confusion.size and len(confusion) <= _LEGIBLE:
-        parts += [html.heading("Confusion"), _confusion(confusion, classes)]
-    return parts
-
-
-def _confusion(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
-    classes = len(confusion)
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        part = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-        axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
-        if classes <= 15:
-            for i in range(classes):
-                for j in range(classes):
-                    if confusion[i, j]:
-                        colour = "white" if part[i, j] > 0.5 else "black"
-                        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color=colour)
-        axes.set_xticks(range(classes), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(classes), names, fontsize=8)
-        axes.set_xlabel("the network's answer")
-        axes.set_ylabel("class")
-
-    side = min(9.0, 2.5 + 0.35 * classes)
-    return _picture(draw, (side, side * 0.92), "confusion: rows are classes, columns the network's answers")
-
-
-def _images(test: Dataset, found: NDArray[np.float32]) -> list[str]:
-    """The images on which the network is most wrong, and most right."""
-    labels = class_numbers(test.labels)
-    own = found[np.arange(len(found)), labels]
-    order = np.argsort(own, kind="stable")
-    shape = test.image_shape
-
-    def figure(k: int) -> str:
-        image = np.asarray(test.images[k : k + 1])[0]
-        shown = np.repeat(image, 3, axis=2) if shape[2] == 1 else image
-        answer = int(found[k].argmax())
-        return html.figure(
-            _enlarged(shown),
-            (f"{test.classes[labels[k]]} ({own[k]:.0%})", f"network: {test.classes[answer]} ({found[k, answer]:.0%})"),
-        )
-
-    return [
-        html.heading("Worst images"),
-        html.paragraph("Those whose class the network finds least probable.", note=True),
-        html.strip(map(figure, order[:_SHOWN].tolist())),
-        html.heading("Best images"),
-        html.strip(map(figure, order[::-1][:_SHOWN].tolist())),
-    ]
-
-
-def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Small images several times as large, pixel by pixel."""
-    times = max(1, 96 // max(image.shape[:2]))
-    result: NDArray[np.uint8] = np.repeat(np.repeat(image, times, axis=0), times, axis=1)
-    return result
-
-
-def _network(run: Run, test: Dataset) -> list[str]:
-    """The layers, the picture of the network, and what its backward pass keeps in memory."""
-    facts = run.config.facts
-    model = trained_model(run)
-    pixels = np.asarray(test.images[:_MEASURED])
-    images = normalise(facts)(pixels)
-    targets = test.labels[: len(images)]
-
-    def loss(model: Any, images: Any) -> Any:
-        return nn.softmax_cross_entropy(model(images), targets)
-
-    ledger = pb.memory(loss, model, images)
-    return [
-        html.heading("The network"),
-        html.table(
-            [(row.name or "-", row.layer, row.output_shape, row.parameters) for row in model.rows(facts.image_shape)],
-            ("name", "layer", "output shape", "parameters"),
-        ),
-        _image(pb.graph(model, images, depth=1).svg().encode(), "image/svg+xml", "the network's operations"),
-        html.heading("Memory"),
-        html.paragraph(
-            f"For {len(images)} images a training step keeps {ledger.saved / 1e6:,.1f} MB from the forward to the "
-            f"backward pass; at most {ledger.peak / 1e6:,.1f} MB are in use at once."
-        ),
-    ]
-
-
-def _versions(run: Run) -> Sequence[tuple[str, str]]:
-    return [
-        ("pullback", f"{pb.__version__} (the run was begun by {run.config.pullback})"),
-        ("Python", platform.python_version()),
-        ("NumPy", np.__version__),
-        ("system", f"{platform.system()} {platform.machine()}"),
-    ]
-
-
-def _picture(draw: Callable[[Any], None], inches: tuple[float, float], alt: str) -> str:
-    """A drawing by Matplotlib, as an image in the page."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=inches, layout="constrained")
-    draw(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return _image(buffer.getvalue(), "image/svg+xml", alt)
-
-
-def _image(content: bytes, kind: str, alt: str) -> str:
-    data = base64.b64encode(content).decode()
-    return (
-        f'<p><img style="max-width:100%;background:white" alt="{html.text(alt)}" src="data:{kind};base64,{data}"></p>'
-    )

@@ -1,14 +1,13 @@
-"""What a measurement was made on: the processor, the system, and the versions of what was compared."""
+"""What something was measured or trained on: the processor, the system, and the versions of libraries."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-
-LIBRARIES = ("numpy", "numba", "torch", "jax", "autograd")
 
 
 def machine() -> dict[str, str | int]:
@@ -17,12 +16,10 @@ def machine() -> dict[str, str | int]:
     return {"processor": _processor(), "cpus": cpus, "memory_mib": _memory(), "system": platform.platform()}
 
 
-def versions() -> dict[str, str]:
-    """Of Python, of pullback, and of the libraries that are there."""
-    import pullback as pb
-
-    found = {"python": platform.python_version(), "pullback": pb.__version__}
-    for name in LIBRARIES:
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of Python, of pullback, and of those of the libraries that are there."""
+    found = {"python": platform.python_version()}
+    for name in ("pullback", *libraries):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
