@@ -64,8 +64,24 @@ def test_attention_is_derived_without_indices() -> None:
 
     Q, K, V = (RNG.normal(size=(n, 3)) for n in (5, 4, 4))
     d = pb.derive(attention, Q, K, V, names={"Q": ("n", "d")})
-    assert str(d.closed_form["Q"]) == "(1/√d) (A ⊙ (∂e/∂y Vᵀ − (Σⱼ (∂e/∂y ⊙ (A V))) 𝟏ᵀ)) K"
+    assert str(d.closed_form["Q"]) == "(1/√d) (A ⊙ (∂e/∂y Vᵀ − (Σⱼ (A ⊙ (∂e/∂y Vᵀ))) 𝟏ᵀ)) K"
     assert d.ok
+
+
+def test_the_closed_form_of_batch_normalisation_of_images() -> None:
+    def normalised(x: Any) -> Any:
+        centred = x - np.mean(x, axis=(0, 1, 2))
+        scale = np.sqrt(np.mean(centred**2, axis=(0, 1, 2)) + 1e-5)
+        return centred / scale
+
+    d = pb.derive(normalised, RNG.normal(size=(2, 4, 3, 5)))
+    compact = d.formula(
+        lambda y, scale, y_bar: (24 * y_bar - y * np.sum(y * y_bar, (0, 1, 2)) - np.sum(y_bar, (0, 1, 2))) / 24 / scale
+    )
+    assert d.closed_form["x"] == compact
+    with pytest.raises(pb.ConfigError, match="a formula of 'z_bar': the variables are x, "):
+        d.formula(lambda z_bar: z_bar)
+    assert len(str(d.closed_form["x"])) < 90
 
 
 def test_ties_of_a_maximum_are_in_the_formula_where_there_are_some() -> None:

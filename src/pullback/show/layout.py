@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -292,9 +293,10 @@ class Writer:
             return None
         vectors = {i: [self.factor(f) for f in weights] for i, weights in graph.weights.items()}
         links = {ends: self._link(graph.edges[ends], *sorted(ends)) for ends in graph.edges}
+        heads = Counter(_order(f)[0] for f in factors)
         while True:
             ends_of = {k: [ends for ends in links if k in ends] for k in vectors if k not in free}
-            k = min(ends_of, key=lambda k: (len(ends_of[k]), k), default=None)
+            k = min(ends_of, key=lambda k: (len(ends_of[k]), heads[k], k), default=None)
             if k is None or not ends_of[k]:
                 break
             if len(ends_of[k]) > 2:

@@ -5,8 +5,9 @@ the definitions say are 0 or 1 go, and what is left is put in brackets again."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Definitions(NamedTuple):
     first: dict[str, str]  # by what is computed: the first variable that holds it
     named: dict[str, None]  # those that the program itself names
     patterns: dict[str, Expression]  # of fused functions: what their references say
-    sums: dict[tuple[str, int], Fraction | None]  # the sum of a variable over an axis, where it was asked for and known
+    sums: dict[tuple[str, tuple[int, ...]], Fraction | None]  # the sum of a variable over axes, as far as asked for
     occurs: Callable[[Expression], bool] = lambda condition: True  # whether a condition holds anywhere in the run
 
     @classmethod
@@ -315,27 +316,26 @@ def _placed(f: Factor, places: Mapping[int, Index]) -> tuple[Index, ...]:
 
 
 def _summed_up(t: Term, definitions: Definitions, rank: int) -> Term:
-    """The term without a sum over an index that only one variable has, where that sum is a number: 0 for x - mean(x),
-    1 for a softmax."""
-    for i in range(rank, rank + len(t.bound)):
-        having = [f for f in t.factors if i in f.labels]
-        if len(having) != 1 or having[0].power != 1 or not isinstance(having[0].atom, Symbol):
+    """The term without a sum of a single variable, where that sum is a number: 0 for x - mean(x), 1 for a softmax."""
+    for f in t.factors:
+        others = set().union(*[g.labels for g in t.factors if g is not f])
+        axes = tuple(k for k, i in enumerate(f.indices) if isinstance(i, int) and i >= rank and i not in others)
+        if not axes or f.power != 1 or not isinstance(f.atom, Symbol) or len({f.indices[k] for k in axes}) < len(axes):
             continue
-        variable, axis = having[0].atom, having[0].indices.index(i)
-        key = (variable.identifier, axis)
+        key = (f.atom.identifier, axes)
         if key not in definitions.sums:
-            definitions.sums[key] = known_sum(variable, axis, definitions)
+            definitions.sums[key] = known_sum(f.atom, axes, definitions)
         number = definitions.sums[key]
         if number is not None:
-            # The size of the index that nothing uses any more becomes a factor, which is taken back here.
-            rest = tuple(f for f in t.factors if f is not having[0])
-            return Term(t.coefficient * number / t.bound[i - rank], rest, t.bound)
+            # The sizes of the indices that nothing uses any more become factors, which are taken back here.
+            number /= math.prod(f.atom.shape[k] for k in axes)
+            return Term(t.coefficient * number, tuple(g for g in t.factors if g is not f), t.bound)
     return t
 
 
-def known_sum(variable: Symbol, axis: int, definitions: Definitions, depth: int = 12) -> Fraction | None:
-    """What the sum of a variable over an axis is by the definitions, where that is the same number in every place."""
-    e = summed(atomic(variable), [axis])
+def known_sum(variable: Symbol, axes: Sequence[int], definitions: Definitions, depth: int = 12) -> Fraction | None:
+    """What the sum of a variable over axes is by the definitions, where that is the same number in every place."""
+    e = summed(atomic(variable), axes)
     order = {name: n for n, name in enumerate(definitions.of)}
     for _ in range(depth):
         e = _cancelled(e)
