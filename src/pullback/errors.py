@@ -62,8 +62,9 @@ class TreeError(PullbackError, ValueError):
 
 
 class CheckError(PullbackError, ValueError):
-    """What was given to a check cannot be checked: a function that gives other values each time, a claim in no known
-    form, a file without anything to check."""
+    """What was given to a check cannot be checked, such as a function that gives other values each time.
+
+    Or a claim in no known form, or a file without anything to check."""
 
 
 class ConfigError(PullbackError, ValueError):

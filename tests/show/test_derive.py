@@ -39,6 +39,71 @@ def test_cross_entropy_is_p_minus_onehot() -> None:
     assert d.ok
 
 
+def classifier(W1: Any, b1: Any, W2: Any, b2: Any, X: Any, Y: Any) -> Any:
+    h = np.maximum(X @ W1 + b1, 0)
+    logits = h @ W2 + b2
+    z = logits - logits.max(axis=1, keepdims=True)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    return -np.mean(np.sum(Y * np.log(p), axis=1))
+
+
+def test_a_classifier_by_hand_is_derived_as_in_a_textbook() -> None:
+    arrays = [RNG.normal(size=size) for size in ((4, 5), 5, (5, 3), 3, (6, 4))]
+    d = pb.derive(classifier, *arrays, np.eye(3)[[0, 2, 1, 1, 0, 2]], names={"X": ("N", "D")})
+    assert str(d.closed_form["W2"]) == "(1/N) hᵀ (diag(Σⱼ Y) p − Y)"  # no trace of the maximum that was subtracted
+    assert str(d.closed_form["W1"]) == "(1/N) Xᵀ (𝟏{b₁ + X W₁ > 0} ⊙ ((diag(Σⱼ Y) p − Y) W₂ᵀ))"
+    assert d.ok
+    assert "each takes half of the gradient; here they nowhere are" in str(d)
+
+
+def test_attention_is_derived_without_indices() -> None:
+    def attention(Q: Any, K: Any, V: Any) -> Any:
+        S = Q @ K.T / np.sqrt(Q.shape[-1])
+        A = np.exp(S) / np.sum(np.exp(S), axis=-1, keepdims=True)
+        return A @ V
+
+    Q, K, V = (RNG.normal(size=(n, 3)) for n in (5, 4, 4))
+    d = pb.derive(attention, Q, K, V, names={"Q": ("n", "d")})
+    assert str(d.closed_form["Q"]) == "(1/√d) (A ⊙ (∂e/∂y Vᵀ − (Σⱼ (A ⊙ (∂e/∂y Vᵀ))) 𝟏ᵀ)) K"
+    assert d.ok
+
+
+def test_the_closed_form_of_batch_normalisation_of_images() -> None:
+    def normalised(x: Any) -> Any:
+        centred = x - np.mean(x, axis=(0, 1, 2))
+        scale = np.sqrt(np.mean(centred**2, axis=(0, 1, 2)) + 1e-5)
+        return centred / scale
+
+    d = pb.derive(normalised, RNG.normal(size=(2, 4, 3, 5)))
+    compact = d.formula(
+        lambda y, scale, y_bar: (24 * y_bar - y * np.sum(y * y_bar, (0, 1, 2)) - np.sum(y_bar, (0, 1, 2))) / 24 / scale
+    )
+    assert d.closed_form["x"] == compact
+    with pytest.raises(pb.ConfigError, match="a formula of 'z_bar': the variables are x, "):
+        d.formula(lambda z_bar: z_bar)
+    assert len(str(d.closed_form["x"])) < 90
+
+
+def test_ties_of_a_maximum_are_in_the_formula_where_there_are_some() -> None:
+    x = np.array([-1.0, 2.0, 3.0])
+    assert str(pb.derive(lambda x: np.maximum(x, 0), x).closed_form["x"]) == "𝟏{x > 0} ⊙ ∂e/∂y"
+    tied = pb.derive(lambda x: np.maximum(x, 0), np.array([0.0, 2.0, -3.0]))
+    assert str(tied.closed_form["x"]) == "(𝟏{x = 0} / 2 + 𝟏{x > 0}) ⊙ ∂e/∂y"
+    assert tied.ok
+    assert not tied.legend()
+
+
+def test_a_small_number_is_no_kink_of_a_logarithm() -> None:
+    d = pb.derive(lambda p: np.sum(np.log(p)), np.array([0.9, 0.5, 1e-8]))
+    assert not any("not differentiable" in line.reason for line in d.backward)
+    assert d.ok
+
+
+def test_sizes_with_names_are_not_looked_for_in_decimals() -> None:
+    d = pb.derive(lambda x: 0.5773 * x, np.ones((5, 4)), names={"x": ("T", "n")})
+    assert str(d.closed_form["x"]) == "0.5773 ∂e/∂y"
+
+
 def two_paths(x1: Any, x2: Any) -> Any:
     return x1 * x2 + np.sin(x2)
 

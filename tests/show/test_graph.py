@@ -176,3 +176,10 @@ def test_what_gives_no_gradient_and_results_that_are_no_scalars() -> None:
     assert isinstance(picture, Graph)
     assert "greater" in picture.svg()
     assert "where: ∂" in picture.text()
+
+
+def test_nothing_leads_to_what_is_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, rng=0), nn.BatchNorm(4), nn.ReLU())
+    run = traced(lambda x: np.sum(model(x)), (np.ones((5, 3)),))
+    assert "batch_norm" in {operation.name for operation in run.operations}  # whose statistics are updated besides
+    assert all(user in run.operations for value in run.values() for user in value.users)

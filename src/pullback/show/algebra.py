@@ -46,8 +46,10 @@ def symbol(name: str, shape: Shape = (), role: str = "value") -> Expression:
 
 
 def constant(value: float | Fraction, shape: Shape = ()) -> Expression:
-    """A number, in every place of an array."""
-    value = value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+    """A number, in every place of an array. 0.333... to the last digit is 1/3."""
+    if not isinstance(value, Fraction):
+        simple = Fraction(float(value)).limit_denominator(1000)
+        value = simple if float(simple) == value else Fraction(repr(float(value)))
     return expression(shape, [Term(value)])
 
 
@@ -97,6 +99,9 @@ def grouped(e: Expression, power: Fraction = Fraction(1)) -> tuple[Fraction, Fac
 def _content(e: Expression) -> Fraction:
     """The greatest number that divides all coefficients, with the sign of the simplest term."""
     numbers = [t.coefficient for t in e.terms]
+    varying = [t for t in e.terms if t.factors]
+    if varying and max(map(abs, numbers)) > 1000 * min(map(abs, numbers)):  # s + 1e-5, and not (100000 s + 1) / 100000
+        return min(varying, key=lambda t: (len(t.factors), t.key)).coefficient
     shared = Fraction(np.gcd.reduce([abs(n.numerator) for n in numbers]).item()) if _small(numbers) else abs(numbers[0])
     bottom = Fraction(np.lcm.reduce([n.denominator for n in numbers]).item()) if _small(numbers) else Fraction(1)
     if any(abs(n) == 1 for n in numbers) and any(_has_truth(t) for t in e.terms):

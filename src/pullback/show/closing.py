@@ -13,7 +13,7 @@ from pullback.show.walk import Walk
 
 READABLE = 40
 """A closed form that costs more keeps the variables that only the derivation has names for."""
-LARGEST = 150
+LARGEST = 60
 """An adjoint whose expression costs more keeps its name in the closed forms."""
 
 

@@ -22,7 +22,7 @@ from pullback.show.folding import fold
 from pullback.show.jacobians import structure
 from pullback.show.layout import Style
 from pullback.show.lines import Entry, Formula, Line
-from pullback.show.notation import LEGENDS
+from pullback.show.notation import LEGENDS, TIES
 from pullback.show.render_text import TITLES, render, render_table
 from pullback.show.running import Run, Variable, plain_run, run
 from pullback.show.simplify import simplify
@@ -268,7 +268,9 @@ class Derivation:
     def legend(self) -> list[str]:
         """What the notation means, where it is not usual."""
         used = {step.primitive.name for step in self._walk.run.steps}
-        return [text for name, text in LEGENDS.items() if name in used]
+        choices = [step.values for step in self._walk.run.steps if step.primitive.name in ("maximum", "minimum")]
+        ties = [TIES] if any(not np.any(np.equal(*values)) for values in choices) else []
+        return [text for name, text in LEGENDS.items() if name in used] + ties
 
     def __str__(self) -> str:
         return render(self, colour=False)

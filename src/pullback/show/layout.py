@@ -4,7 +4,9 @@ indices where nothing shorter will do. One layout, written in text or in LaTeX."
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -106,7 +108,10 @@ class Writer:
         body, under = product
         above = [Piece(str(number.numerator))] if number.numerator != 1 else []
         below = [Piece(str(number.denominator))] if number.denominator != 1 else []
-        if number.denominator != 1 and _decimal(number):
+        square = _square(number)
+        if square is not None:
+            above, below = self._root(square.numerator), self._root(square.denominator)
+        elif number.denominator != 1 and _decimal(number):
             above, below = [Piece(self.decimal(_decimal(number) or ""))], []
         above += [Piece(n) for n in names[0]] + top
         below += [Piece(n) for n in names[1]] + bottom
@@ -165,7 +170,7 @@ class Writer:
         if chain is not None:
             return chain
         aligned = self._aligned(factors, rank)
-        return None if aligned is None else aligned[0][0]
+        return self._contracted(factors, free) if aligned is None else aligned[0][0]
 
     def _arranged(
         self, above: dict[tuple[int, ...], list[Piece]], below: dict[tuple[int, ...], list[Piece]], e: Expression
@@ -231,7 +236,8 @@ class Writer:
         if aligned is not None:
             [piece], _ = aligned
             return piece
-        return self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), rank, {})[0])
+        whole = self._contracted(factors, ())
+        return whole or self.hadamard(self._indexed(Term(Fraction(1), tuple(factors)), rank, {})[0])
 
     def vector(self, factors: list[Factor], label: int) -> Piece:
         """A product with one free index, as a column."""
@@ -278,6 +284,67 @@ class Writer:
             product = Piece(f"{product.within(PRODUCT)}{self.gap}{self.diagonal(self._weights(right)).text}", PRODUCT)
         return product
 
+    def _contracted(self, factors: list[Factor], free: Sequence[int]) -> Piece | None:
+        """Matrices that are multiplied with others and elementwise with one another, such as X^T (M * (G W^T)): summed
+        indices go one by one, those that hang on a single other one first, then those that join two. None where one
+        joins more than two."""
+        graph = Graph(factors)
+        if not graph.is_simple or len(free) > 2:
+            return None
+        vectors = {i: [self.factor(f) for f in weights] for i, weights in graph.weights.items()}
+        links = {ends: self._link(graph.edges[ends], *sorted(ends)) for ends in graph.edges}
+        heads = Counter(_order(f)[0] for f in factors)
+        while True:
+            ends_of = {k: [ends for ends in links if k in ends] for k in vectors if k not in free}
+            k = min(ends_of, key=lambda k: (len(ends_of[k]), heads[k], k), default=None)
+            if k is None or not ends_of[k]:
+                break
+            if len(ends_of[k]) > 2:
+                return None
+            weights, joined = vectors.pop(k), [links.pop(ends).seen_from(k) for ends in ends_of[k]]
+            if len(joined) == 1:
+                vectors[joined[0].column].append(self._applied_to(joined[0].turned, weights))
+                continue
+            one, other = joined[0].turned, joined[1]
+            inner = [self.diagonal(self.hadamard(weights)).text] if weights else []
+            ahead, back = (*one.ahead, *inner, *other.ahead), (*other.back, *inner, *one.back)
+            link = Link(one.row, other.column, ahead, back)
+            ends = frozenset((link.row, link.column))
+            links[ends] = self._side_by_side(links[ends], link) if ends in links else link
+        return self._ended(vectors, links, free)
+
+    def _ended(self, vectors: dict[int, list[Piece]], links: dict[frozenset[int], Link], free: Sequence[int]) -> Piece:
+        """What is left when only free indices are; or the last index of a sum."""
+        if len(free) < 2:
+            [pieces] = vectors.values()
+            return self.hadamard(pieces) if free else self.sum_over(["i"], self.hadamard(pieces))
+        [link] = links.values()
+        link = link.seen_from(free[0])
+        left, right = ([self.diagonal(self.hadamard(vectors[k])).text] if vectors[k] else [] for k in free)
+        return self._matrices((*left, *link.ahead, *right))
+
+    def _link(self, factors: list[Factor], i: int, j: int) -> Link:
+        return Link(i, j, (self.matrix_of(factors, i, j),), (self.matrix_of(factors, j, i),))
+
+    def _side_by_side(self, a: Link, b: Link) -> Link:
+        """Two matrices with the same indices, multiplied elementwise."""
+        b = b.seen_from(a.row)
+        ahead, back = (
+            self.hadamard([self._matrices(x), self._matrices(y)]).within(POWER)
+            for x, y in ((a.ahead, b.ahead), (a.back, b.back))
+        )
+        return Link(a.row, a.column, (ahead,), (back,))
+
+    def _applied_to(self, link: Link, weights: list[Piece]) -> Piece:
+        """A matrix times a vector; without one, the sums of its rows."""
+        if weights:
+            return self._matrices((*link.ahead, self.hadamard(weights).within(POWER)))
+        rows, columns = self._matrices(link.ahead), self._matrices(link.back)
+        return self.sum_over(["j"], rows) if len(rows.text) <= len(columns.text) else self.sum_over(["i"], columns)
+
+    def _matrices(self, texts: Sequence[str]) -> Piece:
+        return Piece(self.gap.join(texts), PRODUCT if len(texts) > 1 else POWER)
+
     def _branch(self, graph: Graph, child: int, parent: int) -> str | None:
         """M v, where M joins parent and child and v is what hangs on the child."""
         inner = self._node(graph, child, {parent})
@@ -302,6 +369,8 @@ class Writer:
 
     def matrix_of(self, factors: list[Factor], i: int, j: int) -> str:
         """The matrix with rows i and columns j; several are multiplied elementwise."""
+        if len(factors) > 1 and all(_order(f) == [j, i] for f in factors):
+            return self.transpose(self.hadamard(list(map(self.factor, factors)))).text
         pieces = [self.factor(f) if _order(f) == [i, j] else self.transpose(self.factor(f)) for f in factors]
         return self.hadamard(pieces).within(POWER)
 
@@ -403,8 +472,19 @@ class Writer:
         """An option of a primitive."""
         return str(value)
 
+    def _root(self, number: int) -> list[Piece]:
+        """The square root of a whole number: of 12, 2 and the root of 3."""
+        outside = max(k for k in range(1, 32) if number % k**2 == 0)
+        inside = number // outside**2
+        named = next((name for size, name in self.style.sizes if size == number), None)
+        if named or inside == number:
+            return [self.raised(Piece(named or str(number)), Fraction(1, 2))] if number != 1 else []
+        return [Piece(str(outside)), *self._root(inside)][outside == 1 :]
+
     def _number(self, number: Fraction) -> tuple[Fraction, tuple[list[str], list[str]]]:
         """A coefficient as a number and the names of sizes that multiply and divide it."""
+        if _square(number) is not None or (number.denominator != 1 and _decimal(number)):
+            return number, ([], [])
         top, numerator = self._named(number.numerator)
         bottom, denominator = self._named(number.denominator)
         return Fraction(numerator, denominator), (top, bottom)
@@ -494,6 +574,15 @@ def _decimal(number: Fraction) -> str | None:
     return f"{float(number):.6g}"
 
 
+def _square(number: Fraction) -> Fraction | None:
+    """The square of a number that is the root of a simple fraction, to all its digits: of 0.5773502691896258, 1/3."""
+    if number.denominator <= 1000:
+        return None
+    square = Fraction(float(number) ** 2).limit_denominator(1000)
+    exact = square.numerator < 1000 and abs(math.sqrt(square) - float(number)) <= 4e-16 * float(number)
+    return square if exact else None
+
+
 def _alphabet(rank: int) -> str:
     """The letters of the axes of an array of a rank."""
     return "nhwc" if rank == 4 else "ijklmnpqrs"[: max(rank, 1)]
@@ -525,6 +614,25 @@ def components(factors: Sequence[Factor], rank: int) -> list[list[Factor]]:
 
 def _flat(parts: dict[tuple[int, ...], list[Piece]]) -> list[Piece]:
     return [piece for group in parts.values() for piece in group]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A product of matrices between two indices: as a matrix with the one as rows, and with the other as rows."""
+
+    row: int
+    column: int
+    ahead: tuple[str, ...]
+    back: tuple[str, ...]
+
+    @property
+    def turned(self) -> Link:
+        """The transpose."""
+        return Link(self.column, self.row, self.back, self.ahead)
+
+    def seen_from(self, row: int) -> Link:
+        """The same with one of its two indices as rows."""
+        return self if row == self.row else self.turned
 
 
 class Graph:

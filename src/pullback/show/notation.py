@@ -106,6 +106,8 @@ LEGENDS = {
     "max_pool2d": "g → s puts each element of g back at the place s that it was selected from.",
 }
 """What a notation means, where it is not usual, by name of the primitive."""
+TIES = "Where the two sides of a maximum or minimum are equal, each takes half of the gradient; here they nowhere are."
+"""What is left out of the formulas of a run without ties."""
 
 
 def write(name: str, arguments: list[Piece], params: dict[str, Any], latex: bool, value: Callable[[Any], str]) -> Piece:

@@ -1,12 +1,13 @@
 """Exact rewrite rules that bring what the chain rule gives to the form that textbooks print.
 
 They are few: products are multiplied out, equal terms meet, what the program has a name for takes that name, sums that
-the definitions say are 0 go, and what is left is put in brackets again."""
+the definitions say are 0 or 1 go, and what is left is put in brackets again."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ class Definitions(NamedTuple):
     first: dict[str, str]  # by what is computed: the first variable that holds it
     named: dict[str, None]  # those that the program itself names
     patterns: dict[str, Expression]  # of fused functions: what their references say
-    zeros: dict[tuple[str, int], bool]  # whether the sum of a variable over an axis is 0, as far as it was asked
+    sums: dict[tuple[str, tuple[int, ...]], Fraction | None]  # the sum of a variable over axes, as far as asked for
+    occurs: Callable[[Expression], bool] = lambda condition: True  # whether a condition holds anywhere in the run
 
     @classmethod
     def none(cls) -> Definitions:
@@ -188,7 +190,7 @@ def _condition(atom: Applied, inner: list[Expression], definitions: Definitions)
         if pair is not None:
             return _related("equal", *pair, shape)
     if name == "where" and inner[1].number is not None:
-        halved = _halved(inner, shape)
+        halved = _halved(inner, shape, definitions)
         if halved is not None:
             return halved
     return meaning(atom.function, inner, dict(atom.params), shape)
@@ -247,8 +249,8 @@ def _same_pair(one: Applied, other: Applied) -> bool:
     return alike(one.arguments[0], other.arguments[1]) and alike(one.arguments[1], other.arguments[0])
 
 
-def _halved(inner: list[Expression], shape: tuple[int, ...]) -> Expression | None:
-    """where(a = b, n, a >= b) is (a > b) + n (a = b): the two share where they tie."""
+def _halved(inner: list[Expression], shape: tuple[int, ...], definitions: Definitions) -> Expression | None:
+    """where(a = b, n, a >= b) is (a > b) + n (a = b): the two share where they tie; where they nowhere do, a > b."""
     tie, otherwise = lone_atom(inner[0]), lone_atom(inner[2])
     if not isinstance(tie, Applied) or not isinstance(otherwise, Applied) or tie.function.name != "equal":
         return None
@@ -256,14 +258,14 @@ def _halved(inner: list[Expression], shape: tuple[int, ...]) -> Expression | Non
     if strict is None:
         return None
     above = _related(strict, otherwise.arguments[0], otherwise.arguments[1], shape)
-    return plus(above, scaled(inner[0], inner[1].number or Fraction(0)))
+    return plus(above, scaled(inner[0], inner[1].number or Fraction(0))) if definitions.occurs(inner[0]) else above
 
 
 # -- what follows from the definitions -------------------------------------------------------------------------------
 def _settled(e: Expression, definitions: Definitions) -> Expression:
-    """Products that the program has a name for, by that name; sums that are 0 by definition gone."""
+    """Products that the program has a name for, by that name; sums that are numbers by definition gone."""
     while definitions.of:
-        terms = [s for t in e.terms if (s := _named(t, definitions, e.rank)) and not _vanishes(s, definitions, e.rank)]
+        terms = [_summed_up(_named(t, definitions, e.rank), definitions, e.rank) for t in e.terms]
         new = expression(e.shape, terms)
         if new == e:
             return e
@@ -313,29 +315,44 @@ def _placed(f: Factor, places: Mapping[int, Index]) -> tuple[Index, ...]:
     return tuple(places[i] if isinstance(i, int) else i for i in f.indices)
 
 
-def _vanishes(t: Term, definitions: Definitions, rank: int) -> bool:
-    """Whether a sum over an index that only one variable has is 0, as the sum of x - mean(x) is."""
-    for i in range(rank, rank + len(t.bound)):
-        having = [f for f in t.factors if i in f.labels]
-        if len(having) != 1 or having[0].power != 1 or not isinstance(having[0].atom, Symbol):
+def _summed_up(t: Term, definitions: Definitions, rank: int) -> Term:
+    """The term without a sum of a single variable, where that sum is a number: 0 for x - mean(x), 1 for a softmax."""
+    for f in t.factors:
+        others = set().union(*[g.labels for g in t.factors if g is not f])
+        axes = tuple(k for k, i in enumerate(f.indices) if isinstance(i, int) and i >= rank and i not in others)
+        if not axes or f.power != 1 or not isinstance(f.atom, Symbol) or len({f.indices[k] for k in axes}) < len(axes):
             continue
-        variable, axis = having[0].atom, having[0].indices.index(i)
-        key = (variable.identifier, axis)
-        if key not in definitions.zeros:
-            definitions.zeros[key] = sum_is_zero(variable, axis, definitions)
-        if definitions.zeros[key]:
-            return True
-    return False
+        key = (f.atom.identifier, axes)
+        if key not in definitions.sums:
+            definitions.sums[key] = known_sum(f.atom, axes, definitions)
+        number = definitions.sums[key]
+        if number is not None:
+            # The sizes of the indices that nothing uses any more become factors, which are taken back here.
+            number /= math.prod(f.atom.shape[k] for k in axes)
+            return Term(t.coefficient * number, tuple(g for g in t.factors if g is not f), t.bound)
+    return t
 
 
-def sum_is_zero(variable: Symbol, axis: int, definitions: Definitions, depth: int = 6) -> bool:
-    """Whether the sum of a variable over an axis is 0 by the definitions."""
-    e = summed(atomic(variable), [axis])
+def known_sum(variable: Symbol, axes: Sequence[int], definitions: Definitions, depth: int = 12) -> Fraction | None:
+    """What the sum of a variable over axes is by the definitions, where that is the same number in every place."""
+    e = summed(atomic(variable), axes)
+    order = {name: n for n, name in enumerate(definitions.of)}
     for _ in range(depth):
-        if not e.terms:
-            return True
-        new = expand(substituted(e, definitions.of))
-        if new == e or len(new.terms) > MOST_TERMS:
-            return False
-        e = new
-    return not e.terms
+        e = _cancelled(e)
+        latest = max((name for name in e.symbols if name in order), key=order.__getitem__, default=None)
+        if e.number is not None or latest is None or len(e.terms) > MOST_TERMS:
+            return e.number
+        e = expand(substituted(e, {latest: definitions.of[latest]}))
+    return None
+
+
+def _cancelled(e: Expression) -> Expression:
+    """A sum over the same sum is 1."""
+    for t in e.terms if len(e.terms) == 1 else ():
+        for f in t.factors:
+            if isinstance(f.atom, Group) and f.power == -1:
+                rest = Term(Fraction(1), tuple(g for g in t.factors if g is not f), t.bound)
+                whole = replaced(Term(Fraction(1)), f._replace(power=Fraction(1)), f.atom.inside, e.rank)
+                if expression(e.shape, [rest]) == expression(e.shape, [whole]):
+                    return expression(e.shape, [Term(t.coefficient)])
+    return e

@@ -13,7 +13,7 @@ from pullback.core import tree
 from pullback.core.primitive import Elementwise, Fused, Params, Primitive, unbroadcast
 from pullback.core.tensor import Array, Tensor
 from pullback.core.trace import Trace
-from pullback.errors import PullbackError, ShapeError
+from pullback.errors import ConfigError, PullbackError, ShapeError
 from pullback.show.algebra import atomic, constant
 from pullback.show.expression import At, Expression, Symbol, Unit
 from pullback.show.meaning import meaning
@@ -150,6 +150,8 @@ def as_expression(f: Callable[..., Any], values: Mapping[str, Any]) -> Expressio
         for name in inspect.signature(f).parameters:
             base, _, suffix = name.rpartition("_")
             role = {"bar": "adjoint", "dot": "tangent"}.get(suffix, "value")
+            if name not in values:
+                raise ConfigError(f"a formula of {name!r}: the variables are {', '.join(values)}")
             shape = np.shape(values[name])
             own = Symbol(base if role != "value" else name, shape, role)
             arguments.append(trace.tensor(atomic(own), values[name]))

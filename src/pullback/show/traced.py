@@ -193,8 +193,8 @@ def _needed(operations: list[Operation], outputs: list[Value]) -> list[Operation
     for number, operation in enumerate(needed):
         operation.number = number
     kept = set(map(id, needed))
-    for operation in needed:
-        for value in operation.values:
+    for operation in operations:
+        for value in (*operation.values, *operation.outputs):
             value.users = [user for user in value.users if id(user) in kept]
     return needed
 

@@ -219,13 +219,17 @@ class Walk:
     @cached_property
     def definitions(self) -> Definitions:
         """Each variable of the program in terms of those before it."""
-        known = Definitions.none()
+        known = Definitions.none()._replace(occurs=self._occurs)
         for v in [v for step in self.run.steps for v in step.outputs if v not in self.hidden]:
             known.add(v.name, self.forward[v], named=v.depth < UNNAMED)
             if v.step is not None and isinstance(v.step.primitive, Fused) and v.step.primitive.reference is not None:
                 pattern = by_reference(v.step.primitive, [self.pair(x) for x in v.step.inputs], v.step.params, v.part)
                 known.patterns[v.name] = renamed(pattern, known)
         return known
+
+    def _occurs(self, condition: Expression) -> bool:
+        """Whether a condition holds anywhere in this run; it may, where it is on what the run has no number for."""
+        return not all(name in self.values for name in condition.symbols) or bool(np.any(self.number(condition)))
 
     @cached_property
     def conditions(self) -> Definitions:
@@ -331,8 +335,13 @@ class Walk:
         for direction in directions(np.shape(values[i]), 2):
             found, rough = self._slopes(step, i, direction)
             if any(np.any(r) for r in rough) and isinstance(primitive, Elementwise | Selection):
+                alike = np.shape(values[i]) == step.outputs[0].shape
+                if alike:  # near 0 a logarithm needs steps in proportion to the element
+                    size = np.abs(values[i])
+                    direction = np.where(rough[0] & (size > 0), direction * size / typical(values[i]), direction)
+                    found, rough = self._slopes(step, i, direction)
                 edge.kinks = int(sum(np.sum(r) for r in rough))
-                if np.shape(values[i]) != step.outputs[0].shape:
+                if not alike:
                     continue
                 direction = np.where(rough[0], 0.0, direction)  # the elements at a kink stay where they are
                 found, rough = self._slopes(step, i, direction)

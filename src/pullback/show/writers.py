@@ -107,7 +107,7 @@ class Text(Writer):
         return Piece(f"{_closed(piece)}{str(power).translate(_SUPERSCRIPTS) if whole else f'^({power})'}", POWER)
 
     def over(self, top: Piece, bottom: Piece) -> Piece:
-        if top.text.isdigit() and bottom.text.isalnum():
+        if top.text.isdigit() and bottom.text.removeprefix("√").isalnum():
             return Piece(f"{top.text}/{bottom.text}", PRODUCT)
         return Piece(f"{top.within(PRODUCT)} / {bottom.within(POWER)}", PRODUCT)
 

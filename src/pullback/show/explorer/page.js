@@ -344,7 +344,7 @@ function picture(parent, heat, title) {
   const figure = put(parent, "figure"), canvas = put(figure, "canvas");
   canvas.width = heat.width;
   canvas.height = heat.height;
-  const scale = Math.max(2, Math.min(24, Math.floor(240 / Math.max(heat.width, heat.height))));
+  const scale = Math.max(2, Math.min(24, Math.floor(224 / Math.max(heat.width, heat.height))));
   canvas.style.width = `${heat.width * scale}px`;
   canvas.style.aspectRatio = `${heat.width} / ${heat.height}`;
   const bytes = Uint8Array.from(atob(heat.pixels), (c) => c.charCodeAt(0));
