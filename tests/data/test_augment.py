@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pullback.data import Normalise, RandomCrop, RandomFlip
+from pullback.data import Normalise, RandomCrop, RandomFlip, RandomZoom
 from pullback.errors import ConfigError, DataError
 
 
@@ -125,3 +125,53 @@ def test_normalise_refuses_wrong_numbers(mean, std) -> None:
 def test_normalise_refuses_other_channels() -> None:
     with pytest.raises(DataError, match=r"has 3 channels, but the images \(2, 4, 4, 1\) have 1"):
         Normalise((0.5,) * 3, (0.5,) * 3)(np.zeros((2, 4, 4, 1), np.uint8))
+
+
+def test_zoom_of_nothing_leaves_images_as_they_are(rng) -> None:
+    images = rng.integers(0, 256, (5, 7, 9, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(RandomZoom(least=1.0, stretch=1.0)(images, rng), images)
+
+
+@given(
+    height=st.integers(1, 9), width=st.integers(1, 9), channels=st.sampled_from([1, 3]), seed=st.integers(0, 100),
+    least=st.floats(0.05, 1.0), stretch=st.floats(1.0, 3.0),
+)  # fmt: skip
+def test_zoom_interpolates_between_pixels(height, width, channels, seed, least, stretch) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (4, height, width, channels), dtype=np.uint8)
+    before = images.copy()
+    zoomed = RandomZoom(least, stretch)(images, rng)
+    assert zoomed.shape == images.shape
+    assert zoomed.dtype == np.uint8
+    np.testing.assert_array_equal(images, before)
+    for found, image in zip(zoomed, images, strict=True):
+        assert (found >= image.min(axis=(0, 1))).all()
+        assert (found <= image.max(axis=(0, 1))).all()
+
+
+def test_zoom_shows_a_window_of_a_slope(rng) -> None:
+    """Of an image that rises evenly, a window rises by the part that it is of the whole."""
+    slope = np.arange(200, dtype=np.uint8)
+    images = np.broadcast_to(slope[None, None, :, None], (300, 200, 200, 1)).copy()
+    zoomed = RandomZoom(least=0.25, stretch=1.0)(images, rng)[:, 100, :, 0].astype(float)
+    shares = (zoomed[:, 150] - zoomed[:, 50]) / 100
+    straight = zoomed[:, [50]] + shares[:, None] * np.arange(-40, 141)
+    assert np.abs(zoomed[:, 10:191] - straight).max() < 2.1  # two roundings, and that of the share
+    assert (np.diff(zoomed, axis=1) >= 0).all()
+    areas = shares**2
+    assert 0.24 < areas.min() < 0.3
+    assert 0.95 < areas.max() < 1.02
+    assert abs(areas.mean() - 0.625) < 5 * 0.75 / np.sqrt(12 * 300)
+
+
+def test_zoom_is_a_function_of_its_generator() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    first, second = (RandomZoom()(images, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, RandomZoom()(images, np.random.default_rng(6)))
+
+
+@pytest.mark.parametrize("wrong", [{"least": 0.0}, {"least": 1.5}, {"stretch": 0.5}])
+def test_zoom_refuses_windows_that_there_are_not(wrong) -> None:
+    with pytest.raises(ConfigError, match="expected RandomZoom"):
+        RandomZoom(**wrong)

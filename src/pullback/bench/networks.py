@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pullback.bench import in_jax, in_numpy, in_torch
-from pullback.bench.machine import has_amx
 from pullback.bench.workload import Contender, Step, Workload
+from pullback.machine import has_amx
 
 Precision = Literal["float32", "float32-fast", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float32-fast", "bfloat16")

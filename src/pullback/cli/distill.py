@@ -33,7 +33,7 @@ class Student(Settings):
     """Side of the square that each image is resized to for the network, pixels."""
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adamw"
     schedule: Literal["constant", "cosine", "one-cycle", "exponential", "staircase"] = "cosine"
-    augment: tuple[Literal["flip", "crop"], ...] = ("flip", "crop")
+    augment: tuple[Literal["flip", "crop", "zoom"], ...] = ("flip", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)

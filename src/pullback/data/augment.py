@@ -1,4 +1,4 @@
-"""What happens to the pixels of a batch: random crops and flips in uint8, then normalisation to float32.
+"""What happens to the pixels of a batch: random crops, zooms and flips in uint8, then normalisation to float32.
 
 Everything works on the whole batch at once; there is no loop over images.
 """
@@ -84,6 +84,57 @@ class RandomCrop:
             padded[:, :p] = middle[:, p:0:-1]
             padded[:, p + height :] = middle[:, height - 2 :: -1][:, :p]
         return padded
+
+
+@dataclass(frozen=True)
+class RandomZoom:
+    """Cuts a random window out of each image and enlarges it, bilinearly, to the whole image.
+
+    The window's area is a random part of the image's, from `least` to 1, and its sides differ by a random factor of up
+    to `stretch` (Szegedy et al., "Going deeper with convolutions", arXiv:1409.4842, section 6).
+    """
+
+    least: float = 0.35
+    stretch: float = 4 / 3
+
+    def __post_init__(self) -> None:
+        if not (0 < self.least <= 1 <= self.stretch):
+            raise ConfigError(f"expected RandomZoom(0 < least <= 1, stretch >= 1), got {self}")
+
+    def __call__(self, images: Pixels, rng: np.random.Generator) -> Pixels:
+        area = rng.uniform(self.least, 1.0, len(images))
+        factor = np.exp(rng.uniform(-0.5, 0.5, len(images)) * math.log(self.stretch))
+        shares = np.minimum(np.sqrt(area) * np.stack([factor, 1 / factor]), 1.0)  # of the height and of the width
+        starts = rng.random((2, len(images))) * (1.0 - shares)
+        rows, columns = (_sampled(images.shape[1 + axis], starts[axis], shares[axis]) for axis in range(2))
+        # Rows and then columns are interpolated: what is bilinear is one after the other.
+        tall = _interpolated(images.astype(np.float32), rows, 1)
+        return np.rint(_interpolated(tall, columns, 2)).astype(np.uint8)
+
+
+def _sampled(size: int, starts: NDArray[Any], shares: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """For `size` pixels along windows: the pixel before each, and how far it is on the way to the next; (N, size)."""
+    places = (starts[:, None] + shares[:, None] * (np.arange(size) + 0.5) / size) * size - 0.5
+    places = np.clip(places, 0, size - 1)
+    before = np.minimum(places.astype(np.intp), max(size - 2, 0))
+    return before, (places - before).astype(np.float32)
+
+
+def _interpolated(images: NDArray[Any], sampled: tuple[NDArray[Any], NDArray[Any]], axis: int) -> NDArray[Any]:
+    """Images (N, H, W, C) at the sampled places along their rows (axis 1) or columns (axis 2)."""
+    before, way = sampled
+    after = np.minimum(before + 1, images.shape[axis] - 1)
+    every = np.arange(len(images))[:, None]
+    if axis == 1:
+        low, high, part = images[every, before], images[every, after], way[:, :, None, None]
+    else:
+        lines = np.arange(images.shape[1])[None, :, None]
+        low, high = (images[every[:, :, None], lines, each[:, None]] for each in (before, after))
+        part = way[:, None, :, None]
+    high -= low
+    high *= part
+    low += high
+    return low
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pullback import data, nn, optim
-from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, Splits
+from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, RandomZoom, Splits
 from pullback.data.cache import Pixels
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.nn.models import MODELS
@@ -156,6 +156,7 @@ def build_batches(settings: Settings, facts: Facts, train: Dataset) -> Batches:
     augmentations: dict[str, Callable[[], Any]] = {
         "flip": RandomFlip,
         "crop": lambda: RandomCrop(padding=max(1, height // 8)),
+        "zoom": RandomZoom,
     }
     augment = [augmentations[name]() for name in settings.augment]
     return Batches(train, settings.batch_size, settings.seed, augment=tuple(augment), normalise=normalise(facts))

@@ -74,8 +74,9 @@ class Settings:
     average: float = 0.0
     """Evaluate and keep an exponential moving average of the weights: the part of the old average that stays at each
     step, such as 0.999."""
-    augment: tuple[Literal["flip", "crop"], ...] = ()
-    """Random changes to the training images: flip (left to right), crop (shift by up to an eighth of the side)."""
+    augment: tuple[Literal["flip", "crop", "zoom"], ...] = ()
+    """Random changes to the training images: flip (left to right), crop (shift by up to an eighth of the side),
+    zoom (a window of a third of the area or more, enlarged to the whole)."""
     eval_every: int | None = None
     """Steps between two evaluations on the validation images; one epoch where not given."""
     log_every: int = 10
