@@ -109,7 +109,8 @@ class RandomZoom:
         rows, columns = (_sampled(images.shape[1 + axis], starts[axis], shares[axis]) for axis in range(2))
         # Rows and then columns are interpolated: what is bilinear is one after the other.
         tall = _interpolated(images.astype(np.float32), rows, 1)
-        return np.rint(_interpolated(tall, columns, 2)).astype(np.uint8)
+        zoomed: Pixels = np.rint(_interpolated(tall, columns, 2)).astype(np.uint8)
+        return zoomed
 
 
 def _sampled(size: int, starts: NDArray[Any], shares: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -131,10 +132,8 @@ def _interpolated(images: NDArray[Any], sampled: tuple[NDArray[Any], NDArray[Any
         lines = np.arange(images.shape[1])[None, :, None]
         low, high = (images[every[:, :, None], lines, each[:, None]] for each in (before, after))
         part = way[:, None, :, None]
-    high -= low
-    high *= part
-    low += high
-    return low
+    mixed: NDArray[Any] = low + part * (high - low)
+    return mixed
 
 
 @dataclass(frozen=True)
