@@ -83,8 +83,8 @@ def test_winograd_error_stays_within_its_stated_bound(channels: int) -> None:
     exact = reference.forward(x.astype(np.float64), w.astype(np.float64), 1, 1)
     error = _error(convolution.forward(x, w, 1, 1, algorithm="winograd"), exact)
     assert error < winograd.ERROR_BOUND
-    # It is not better than it is said to be either: direct summation is at least twice as accurate.
-    assert error > 2 * _error(convolution.forward(x, w, 1, 1, algorithm="shifted"), exact)
+    # It is as near as is said, and not nearer: direct summation is one to three times as accurate.
+    assert 1 < error / _error(convolution.forward(x, w, 1, 1, algorithm="shifted"), exact) < 4
 
 
 def test_results_land_in_out() -> None:

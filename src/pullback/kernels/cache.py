@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import pickle
 import sys
 import warnings
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.core.registry import cpu_target
 
 from pullback.kernels import bfloat16
@@ -69,10 +70,39 @@ class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [_Locator]  # noqa: RUF012 (Numba's own name and type)
 
 
+class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's files, the machine code behind its digest: damaged code would load all the same, and crash as it runs."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(with_digest(self._dump(data)))
+
+    def _load_data(self, name: str) -> Any:
+        content = without_digest(Path(self._data_path(name)).read_bytes())
+        if content is None:
+            raise ValueError("the digest is of something else")
+        return pickle.loads(content)
+
+
+def with_digest(content: bytes) -> bytes:
+    """What `without_digest` takes apart."""
+    return hashlib.sha256(content).digest() + content
+
+
+def without_digest(file: bytes) -> bytes | None:
+    """What was written with its digest, or None if that has changed."""
+    digest, content = file[:32], file[32:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
 class KernelCache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of one function, in our folder; announces what has to be compiled, and survives damage."""
 
     _impl_class = _Implementation
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFile(str(folder()), self._impl.filename_base, "")
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         try:

@@ -21,7 +21,7 @@ from numba.core.registry import cpu_target
 from pullback import files
 from pullback.errors import RunError
 from pullback.kernels import runtime
-from pullback.kernels.cache import folder, warn_once
+from pullback.kernels.cache import folder, warn_once, with_digest, without_digest
 from pullback.kernels.functions import FUNCTIONS, RELATIONS, Number, constant, declare
 from pullback.kernels.simd import WIDTH
 
@@ -100,17 +100,15 @@ def _compiled(loop: Loop) -> _Entry:
 def _kept(name: str) -> bytes | None:
     """The machine code on disk, if it is there and whole."""
     try:
-        content = (folder() / f"loop-{name}.o").read_bytes()
+        return without_digest((folder() / f"loop-{name}.o").read_bytes())
     except OSError:
         return None
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def _keep(name: str, code: bytes) -> None:
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        files.replace(folder() / f"loop-{name}.o", hashlib.sha256(code).digest() + code)
+        files.replace(folder() / f"loop-{name}.o", with_digest(code))
     except (OSError, RunError) as error:
         warn_once(f"the kernel cache {folder()} cannot be written ({error})")
 
