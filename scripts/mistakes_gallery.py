@@ -473,6 +473,17 @@ def show(report, name):
     print(textwrap.fill(verdict.explanation, 110))
 """
 
+CLAIMS = r"""H, x, v = normal(6, 6), normal(6), normal(6)
+for claim in (
+    "v <- H - a de/dv",
+    "de/dH = de/dy I{0,1} H",
+    r"\frac{\partial e}{\partial x} = H^\top I\{0,1\} \frac{\partial e}{\partial y} + I",
+    "de/dx = de/dy (I + I{0,1} H)",
+):
+    [verdict] = pb.check_claim(claim, residual, H, x, v, a=0.1).verdicts.values()
+    print(f"{claim}\n  {verdict.status}: {verdict.explanation}")
+"""
+
 SETTINGS: dict[str, tuple[tuple[Callable[..., Any], ...], str]] = {
     "A residual layer": ((residual,), "normal(6, 6), normal(6), normal(6) + 0.5"),
     "ReLU": ((relu,), "(normal(6),)"),
@@ -503,6 +514,8 @@ def page() -> str:
             call = f"pb.check({functions[0].__name__}, *example, backward={mistake.backward.__name__})"
             writer.text += f"### {mistake.title}\n\n"
             writer.code(f'{sources([mistake.backward])}\n\nshow({call}, "{shown}")\n')
+    writer.text += "## On paper\n\nThe same mistakes in formulas, for the residual layer.\n\n"
+    writer.code(CLAIMS)
     return writer.text.rstrip() + "\n"
 
 

@@ -104,3 +104,25 @@ def test_the_memory_limit(call: Any, tmp_path: Path) -> None:
     done = call("check", write(tmp_path, text), "--memory-limit", 2000)
     assert done.code == 3
     assert "MemoryError" in done.out
+
+
+LISTS = """
+import numpy as np
+
+def f(x, y):
+    return x * y
+
+def f_backward(g, x, y):
+    return g * y, g * x
+
+def h(pair):
+    return pair[0] * pair[1]
+
+f_example = h_example = [np.ones(2), np.ones(2)]
+"""
+
+
+def test_a_list_of_several_arguments_is_taken_apart(call: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, LISTS)
+    assert "f  y  right" in call("check", path).out
+    assert call("check", f"{path}:h").code == 0

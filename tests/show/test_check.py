@@ -232,3 +232,7 @@ def test_assert_gradients() -> None:
     pb.testing.assert_gradients(residual, *ARGS, backward=right)
     with pytest.raises(AssertionError, match="WRONG  sign"):
         pb.testing.assert_gradients(np.sin, np.ones(2), backward=lambda g, x: -g * np.cos(x))
+
+
+def test_an_array_without_elements_is_no_problem() -> None:
+    assert pb.check(lambda x: np.sum(x**2), np.zeros((0, 3)))

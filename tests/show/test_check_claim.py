@@ -91,6 +91,34 @@ def test_softmax_and_its_loss() -> None:
 
 
 @pytest.mark.parametrize(
+    "claim",
+    [
+        "dW = X.T @ (p - Y) / N",
+        "grad_W = X.T @ (p - Y) / N",
+        r"\nabla_W L = \frac{1}{N} X^T (p - Y)",
+        "∇_W L = X^T (p - Y) / N",
+        r"\frac{dL}{dW} = \frac{X^T (p - Y)}{N}",
+        r"\frac{\partial L}{\partial W} = X^T \frac{\partial L}{\partial z}",
+    ],
+)
+def test_other_ways_to_write_a_gradient_and_numbers_of_the_program(claim: str) -> None:
+    def loss(W: Any, X: Any, Y: Any) -> Any:
+        N = len(X)
+        z = X @ W
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        return -np.sum(Y * np.log(p)) / N
+
+    args = RNG.normal(size=(4, 3)), RNG.normal(size=(5, 4)), np.eye(3)[[0, 1, 2, 1, 0]]
+    assert pb.check_claim(claim, loss, *args)
+    assert (
+        pb.check_claim(claim.replace("p - Y", "Y - p").replace("X^T \\frac", "-X^T \\frac"), loss, *args)
+        .verdicts["W"]
+        .cause
+        == "sign"
+    )
+
+
+@pytest.mark.parametrize(
     ("claim", "message"),
     [
         ("hello", "found no `=`"),

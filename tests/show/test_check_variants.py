@@ -341,6 +341,31 @@ def test_the_mistake_is_found(variant: Variant) -> None:
     assert all(verdict.confidence >= 0.5 for verdict in report.verdicts.values())
 
 
+def test_a_wrong_formula_of_one_gate_is_named_and_is_no_border() -> None:
+    def cell(x: Array, h: Array, c: Array, Wx: Array, Wh: Array, b: Array) -> Any:
+        a = x @ Wx + h @ Wh + b
+        n = h.shape[1]
+        i, f, o, g = sigmoid(a[:, :n]), sigmoid(a[:, n : 2 * n]), sigmoid(a[:, 2 * n : 3 * n]), np.tanh(a[:, 3 * n :])
+        c = f * c + i * g
+        return o * np.tanh(c), c
+
+    def backward(grads: Any, x: Array, h: Array, c: Array, Wx: Array, Wh: Array, b: Array) -> Any:
+        a = x @ Wx + h @ Wh + b
+        n = h.shape[1]
+        i, f, o, g = sigmoid(a[:, :n]), sigmoid(a[:, n : 2 * n]), sigmoid(a[:, 2 * n : 3 * n]), np.tanh(a[:, 3 * n :])
+        t = np.tanh(f * c + i * g)
+        dc = grads[1] + grads[0] * o * (1 - t * t)
+        gates = dc * g * i * (1 - i), dc * c * f * (1 - f), grads[0] * t * o * (1 - o), dc * i * (1 - g)
+        da = np.concatenate(gates, axis=1)
+        return da @ Wx.T, da @ Wh.T, dc * f, x.T @ da, h.T @ da, da.sum(0)
+
+    args = normal(2, 3), normal(2, 4), normal(2, 4), normal(3, 16), normal(4, 16), normal(16)
+    report = pb.check(cell, *args, backward=backward)
+    assert [name for name, verdict in report.verdicts.items() if verdict] == ["c"]
+    for name in ("x", "h", "Wx", "Wh", "b"):
+        assert "computed as 1 - z with z = g; it is 1 - z^2" in report.verdicts[name].explanation
+
+
 def test_equal_sizes_are_told_apart_by_changing_one_of_them() -> None:
     def loss(W: Array, x: Array, t: Array) -> Array:
         return np.sum((x @ W - t) ** 2) / len(x)

@@ -13,6 +13,7 @@ import pytest
 import pullback as pb
 from pullback.rules.convolution import conv2d_input_adjoint, conv2d_weight_adjoint
 from pullback.rules.nn import sigmoid
+from pullback.rules.pooling import choices, max_pool2d_scatter
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "gallery" / "worked.py"
 _spec = importlib.util.spec_from_file_location("worked", FILE)
@@ -22,6 +23,7 @@ worked = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(worked)
 NAMES = [name.removesuffix("_example") for name in vars(worked) if name.endswith("_example")]
 
+POOL: Any = {"window": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0))}
 SAME = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "groups": 1}
 
 
@@ -63,6 +65,10 @@ TEXTBOOK: dict[str, dict[str, Callable[..., Any]]] = {
     "logistic": {"w": lambda w, x, lam: w - lam * (1 - sigmoid(np.sum(w * x))) * x},
     "two_paths": {"x1": lambda x2: x2, "x2": lambda x1, x2: np.cos(x2) + x1},
     "recurrent": {
+        "Wx": lambda x, h_1, h_2, h_3, h_4, h_1_bar, h_2_bar, h_3_bar, h_4_bar: (
+            np.outer((1 - h_1**2) * h_1_bar, x[0]) + np.outer((1 - h_2**2) * h_2_bar, x[1])
+            + np.outer((1 - h_3**2) * h_3_bar, x[2]) + np.outer((1 - h_4**2) * h_4_bar, x[3])
+        ),
         "Wh": lambda h, h_1, h_2, h_3, h_4, h_1_bar, h_2_bar, h_3_bar, h_4_bar: (
             np.outer((1 - h_1**2) * h_1_bar, h) + np.outer((1 - h_2**2) * h_2_bar, h_1)
             + np.outer((1 - h_3**2) * h_3_bar, h_2) + np.outer((1 - h_4**2) * h_4_bar, h_3)
@@ -75,6 +81,14 @@ TEXTBOOK: dict[str, dict[str, Callable[..., Any]]] = {
     "matrix_vector": {"x": lambda W, h_bar: W.T @ h_bar, "W": lambda x, h_bar: np.outer(h_bar, x)},
     "largest": {"x": lambda x, m: (x == m) / np.sum(x == m, dtype=float)},
     "rectified": {"x": lambda x, y_bar: (x > 0) * y_bar},
+    "pooled": {"x": lambda x, y, y_bar: max_pool2d_scatter(y_bar, choices(x, y, **POOL), size=(4, 4), **POOL)},
+    "activations": {
+        "x": lambda x, s, t, slope, s_bar, t_bar, r_bar, leaky_bar, parametric_bar: (
+            s * (1 - s) * s_bar + (1 - t**2) * t_bar + (x > 0) * r_bar
+            + ((x > 0) + 0.01 * (x <= 0)) * leaky_bar + ((x > 0) + slope * (x <= 0)) * parametric_bar
+        ),
+        "slope": lambda x, parametric_bar: x * (x <= 0) * parametric_bar,
+    },
 }  # fmt: skip
 
 

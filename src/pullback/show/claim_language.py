@@ -88,7 +88,7 @@ def from_latex(text: str) -> str:
     fraction = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
     while (found := fraction.search(text)) is not None:
         above, below = found[1].strip(), found[2].strip()
-        derivative = above.startswith("∂") and below.startswith("∂")
+        derivative = all(re.fullmatch(rf"{PARTIAL}{PATH}", part) for part in (above, below))
         text = (
             text[: found.start()]
             + (f"{above}/{below}" if derivative else f"(({above})/({below}))")
@@ -98,10 +98,18 @@ def from_latex(text: str) -> str:
     return re.sub(r"(?<!I)\{([^{}]*)\}", r"(\1)", text)
 
 
+GRADIENTS = (
+    rf"{PARTIAL}[^\W\d]\w*\s*/\s*{PARTIAL}(?P<of>{PATH})",  # de/dx
+    rf"(?:∇|nabla)_?\s*(?P<of>{PATH})(?:\s+[^\W\d]\w*)?",  # the gradient as ∇_x e
+    rf"(?:grad_|d_?)(?P<of>{PATH})",  # dx, grad_x
+)
+"""How a left side says that it is a gradient."""
+
+
 def derivative_of(text: str) -> str | None:
-    """The name x in a left side `de/dx`; None for another left side."""
-    found = re.fullmatch(rf"{PARTIAL}[^\W\d]\w*\s*/\s*{PARTIAL}(?P<of>{PATH})", text)
-    return found["of"] if found is not None else None
+    """The name x in a left side such as `de/dx`, `∇_x e` or `dx`; None for another left side."""
+    found = [match["of"] for form in GRADIENTS if (match := re.fullmatch(form, text)) is not None]
+    return found[0] if found else None
 
 
 def tokens(text: str) -> list[Token]:

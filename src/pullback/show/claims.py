@@ -23,9 +23,10 @@ def check_claim(claim: str, f: Callable[..., Any], *args: Any, seed: int = 0, **
 
     Args:
         claim: `de/dH = outer(mask * de/dy, x)` as in NumPy; or as in a textbook, in LaTeX or Unicode:
-            `∂e/∂H = (m ⊙ ∂e/∂y) xᵀ`. Or an update, `v <- v - a de/dv`. Names are those of the arguments of f, of its
-            local variables, of the output (`y`, where it has no name), and of `values`; `de/d` of any of these is its
-            gradient, and `mask`, or `I{0,1}`, the 0/1 derivative of the only ReLU of f. It is parsed, never run.
+            `∂e/∂H = (m ⊙ ∂e/∂y) xᵀ`, `∇_H e = ...`, `dH = ...`. Or an update, `v <- v - a de/dv`. Names are those of
+            the arguments of f, of its local variables, of the output (`y`, where it has no name), and of `values`;
+            `de/d` of any of these is its gradient, and `mask`, or `I{0,1}`, the 0/1 derivative of the only ReLU of f.
+            It is parsed, never run.
         f: the function, and `args` its arguments. Its result is the cotangent's: de/dy.
         values: further names, such as `a=0.1`.
         seed: of the random cotangents.
@@ -40,7 +41,7 @@ def check_claim(claim: str, f: Callable[..., Any], *args: Any, seed: int = 0, **
     inputs = [name for name, leaf in leaves_by_name(f, args)[0].items() if is_float(leaf)]
     name = derivative_of(left)
     rng = np.random.default_rng(seed)
-    if name is None and left in inputs:
+    if left in inputs:
         return CheckReport(claim, {left: _update(left, expression, f, args, values, rng)}, notes=notes)
     if name is None or sign != LEFT or name not in inputs:
         raise CheckError(

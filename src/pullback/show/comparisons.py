@@ -133,7 +133,7 @@ def _second_order(whole: Whole) -> Comparison:
     use = estimate.reliable
     if 2 * int(use.sum()) < use.size:  # a few may settle by chance
         return Comparison(name, None, 0.0, "differences of the gradient do not settle at any step size")
-    size = float(max(np.max(np.abs(estimate.value[use])), np.max(np.abs(got[use]))))
+    size = float(max(np.max(np.abs(estimate.value[use]), initial=0.0), np.max(np.abs(got[use]), initial=0.0)))
     error = float(np.max(np.abs(got - estimate.value)[use])) / size if size else 0.0
     noise = float(np.max(estimate.error[use])) / size if size else 0.0
     left = use.size - int(use.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -32,11 +33,29 @@ def function_in(path: str, name: str) -> tuple[ModuleType, Callable[..., Any]]:
 
 
 def example_of(module: ModuleType, name: str) -> tuple[Any, ...]:
-    """The arguments of a function: `NAME_example` beside it, a tuple or a function that returns one."""
+    """The arguments of a function: `NAME_example` beside it, a tuple or a function that returns one.
+
+    A list stands for the arguments too where the function cannot take it as the only one.
+    """
     example = getattr(module, name + EXAMPLE, None)
     if example is None:
         raise ConfigError(
             f"{module.__name__}.py has no {name}{EXAMPLE}: write its arguments there, as a tuple, or give --shapes"
         )
-    found = example() if callable(example) else example
-    return found if isinstance(found, tuple) else (found,)
+    return as_arguments(example() if callable(example) else example, getattr(module, name))
+
+
+def as_arguments(example: Any, function: Any) -> tuple[Any, ...]:
+    """The arguments that an example stands for."""
+    several = isinstance(example, tuple) or (isinstance(example, list) and not _takes_one(function))
+    return tuple(example) if several else (example,)
+
+
+def _takes_one(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # no signature is known
+        return True
+    return True

@@ -22,9 +22,10 @@ from pullback.core.primitive import Fused
 from pullback.errors import CheckError, PullbackError
 from pullback.files import JsonLines, read_json_lines
 from pullback.show.claimed import line_of
+from pullback.show.files import EXAMPLE, as_arguments
 
 CHILD = "import sys; from pullback.show.grading import work; work(*sys.argv[1:])"
-SUFFIX, EXAMPLE = "_backward", "_example"
+SUFFIX = "_backward"
 
 
 class Pair(NamedTuple):
@@ -186,9 +187,7 @@ def _pair(key: str, value: Any, members: dict[str, Any], module: ModuleType) -> 
 
 
 def _example(pair: Pair, module: ModuleType) -> tuple[Any, ...]:
-    """The arguments: `NAME_example`, a tuple or a function that returns one."""
     example: Any | Callable[[], Any] = getattr(module, pair.name + EXAMPLE, None)
     if example is None:
         raise CheckError(f"no inputs: define {pair.name}{EXAMPLE}, a tuple of arguments or a function that returns one")
-    example = example() if callable(example) else example
-    return example if isinstance(example, tuple) else (example,)
+    return as_arguments(example() if callable(example) else example, pair.function)

@@ -260,14 +260,15 @@ def observe(
         with local_names(f) as found:
             result = f(*structure.unflatten(lifted))
         outputs, output_structure = tree.flatten(result)
-        names = {name: trace.node_of(x) if isinstance(x, Tensor) else x for name, x in found.items() if _is_array(x)}
+        kept = {name: x for name, x in found.items() if _is_numeric(x)}
+        names = {name: trace.node_of(x) if isinstance(x, Tensor) else np.asarray(x) for name, x in kept.items()}
         places = [trace.node_of(y) for y in outputs]
         plain = [np.asarray(plain_value(y)) for y in outputs]
     return Observed(inputs, plain, places, output_structure, trace.applications, trace.values, trace.constants, names)
 
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, Tensor | np.ndarray)
+def _is_numeric(x: Any) -> bool:
+    return isinstance(x, Tensor | np.ndarray | np.number | int | float)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pullback.show.mistakes.findings import Finding, plausible, sizes_by_name
 from pullback.show.mistakes.steps import Step, steps
 from pullback.show.observed import Application, Observed
 
-SLIDING = ("conv2d", "max_pool2d", "avg_pool2d", "index_update", "index_add", "getitem", "concatenate")
+SLIDING = ("conv2d", "max_pool2d", "avg_pool2d")
 WALKS = 4000  # walks back at most, in search of a Jacobian of which only the diagonal is used
 
 
@@ -281,7 +281,7 @@ def border(case: Case) -> Iterator[Finding]:
     claim, truth = case.claim, case.truth
     if claim.shape != truth.shape or claim.ndim < 1:
         return
-    if observed is not None and not any(a.primitive.name.startswith(SLIDING) for a in observed.applications):
+    if observed is not None and not _slides(observed):
         return
     wrong = wrong_entries(case)
     for count in (2, 1):
@@ -296,6 +296,18 @@ def border(case: Case) -> Iterator[Finding]:
             )
             yield Finding("border", text, 0.0, 0.9)
             return
+
+
+def _slides(observed: Observed) -> bool:
+    """Whether windows slide over an array, so that it has edges: a convolution, a pooling, or parts that overlap."""
+    read: dict[int | None, Plain] = {}
+    for a in observed.applications:
+        if a.primitive.name.startswith(SLIDING):
+            return True
+        if a.primitive.name == "getitem" and a.tracked == (0,):
+            times = a.contributions(np.ones(np.shape(a.result)))[0]
+            read[a.sources[0]] = read.get(a.sources[0], 0) + times
+    return any(np.any(times > 1) for times in read.values())
 
 
 def _margins(wrong: Plain, axes: tuple[int, ...]) -> list[tuple[int, str, int]] | None:

@@ -44,16 +44,20 @@ def local_form(case: Case) -> Iterator[Finding]:
     observed = case.first.point.observed
     if observed is None:
         return
-    tried = 0
-    for segment in _segments(case, observed):
-        shape = np.shape(observed.values[segment.source])
-        right = _slope_of(observed, segment)
-        own = _form_of(right, observed, shape)
-        for place in _values(observed, shape):
-            for words, form in FORMS.items():
+    known = [(segment, _slope_of(observed, segment)) for segment in _segments(case, observed)]
+    own = {segment: _form_of(right, observed, np.shape(right)) for segment, right in known}
+    tried, found = 0, False
+    for near in (True, False):  # first those where either the value or the formula is the right one
+        if found:
+            return
+        for segment, right in known:
+            for place, words in product(_values(observed, np.shape(right)), FORMS):
+                if near != _half_right(own[segment], words, place):
+                    continue
                 tried += 1
                 if tried > TRIED:
                     return
+                form = FORMS[words]
                 with np.errstate(all="ignore"):
                     other = form(observed.values[place])
                 if not np.all(np.isfinite(other)) or np.allclose(other, right, rtol=1e-9):
@@ -64,7 +68,12 @@ def local_form(case: Case) -> Iterator[Finding]:
 
                 error = case.explained(predict)
                 if error is not None:
-                    yield _form_finding(case, observed, segment, place, words, own, error, predict)
+                    found = True
+                    yield _form_finding(case, observed, segment, place, words, own[segment], error, predict)
+
+
+def _half_right(own: tuple[str, int] | None, words: str, place: int) -> bool:
+    return own is not None and (words == own[0]) != (place == own[1])
 
 
 def _form_finding(

@@ -143,8 +143,12 @@ def _term(case: Case, part: Part, factor: float, error: float, predict: Any) -> 
     return Finding("constant_factor", text, error, plausible(case, predict, 0.6))
 
 
+STATISTICS = (("var(", "variance"), ("std(", "standard deviation"), ("mean(", "mean"))
+"""What a line computes, by the function that it calls for it: a variance is made of sums."""
+
+
 def _constant(statistic: Step) -> str:
-    name = statistic.application.primitive.name
+    name = next((word for call, word in STATISTICS if call in statistic.line), statistic.application.primitive.name)
     return (
         f"The {name}{statistic.line} is treated as a constant: the term through it is missing. It depends on the input "
         "too, so its derivative belongs to the gradient."
