@@ -22,6 +22,9 @@ from pullback.teach.shards import Shard, shard_paths
 IMAGES = "images.json"
 """The file beside the shards that tells where the images are: {"images": PATH}."""
 
+_BLOCK = 4096
+"""Rows whose probabilities are in memory at once: a merged shard has many more."""
+
 
 class LabelTable:
     """The labels in a folder, one row an image: the last one written, if a file has changed and was labelled again.
@@ -119,16 +122,18 @@ class LabelTable:
         return found
 
     def answers(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The same shard by shard, for tables whose answers are too many for memory: numbers of rows, and (rows, K)."""
+        """The same a few thousand at a time, for tables that do not fit in memory: numbers of rows, and (rows, K)."""
         whole = self.kind.top_k is None
         names = ["probabilities"] if whole else ["top_probabilities", "top_classes"]
         kept = np.arange(len(self)) if self._kept is None else self._kept
         start = 0
         for shard in self._shards:
             end = start + shard.rows
-            rows = np.arange(*np.searchsorted(kept, (start, end)))
-            read = shard.read(names).take(kept[rows] - start)
-            yield rows, _matrix(read["probabilities"], len(self.kind.classes)) if whole else self._filled(read)
+            read = shard.read(names)
+            first, last = np.searchsorted(kept, (start, end))
+            for rows in np.split(np.arange(first, last), range(_BLOCK, last - first, _BLOCK)):
+                few = read.take(kept[rows] - start)
+                yield rows, _matrix(few["probabilities"], len(self.kind.classes)) if whole else self._filled(few)
             start = end
 
     def _filled(self, read: Any) -> NDArray[np.float32]:
