@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,25 @@ def test_later_rows_count(tmp_path: Path) -> None:
     with LabelWriter(tmp_path, KIND, 2, 1e9) as writer:
         writer.append([image("a", 3)], answers(1))  # back again
     assert sorted(LabelTable(tmp_path).paths) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_answers_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int | None) -> None:
+    """Whatever was replaced or removed between, each row comes once, with the answer of its path."""
+    monkeypatch.setattr("pullback.teach.table._BLOCK", 3)
+    with LabelWriter(tmp_path, replace(KIND, top_k=top_k), 8, 1e9) as writer:
+        writer.append([image(f"{k}") for k in range(20)], answers(*(k % 3 for k in range(20))))
+        writer.append([image("4", 9), image("11", 9)], answers(0, 0))
+        writer.remove(["0", "7"])
+    table = LabelTable(tmp_path)
+    blocks = list(table.answers())
+    assert max(len(rows) for rows, _ in blocks) == 3
+    assert np.concatenate([rows for rows, _ in blocks]).tolist() == list(range(18))
+    found = np.concatenate([probabilities for _, probabilities in blocks])
+    np.testing.assert_array_equal(found, table.probabilities())
+    np.testing.assert_array_equal(found.argmax(axis=1), table.labels)
+    labels = {f"{k}": k % 3 for k in range(20) if k not in (0, 7)} | {"4": 0, "11": 0}
+    assert dict(zip(table.paths, found.argmax(axis=1).tolist(), strict=True)) == labels
 
 
 def test_a_table_of_nothing_left(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Pixels stay uint8 (a quarter of the memory of float32) until a batch is made of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from pullback.data.cache import Pixels
 from pullback.errors import DataError
 
+_BLOCK = 16 * 1024 * 1024  # bytes that are looked at at once
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -25,7 +27,7 @@ class Dataset:
         images: uint8 `(N, H, W, C)`, 0 to 255. A memory-mapped array, or `Pixels` of a cache, is kept as it is and read
             where a batch needs it.
         labels: integer class numbers `(N,)`, kept as int64; or soft targets, rows of class probabilities `(N, K)`, kept
-            as float32.
+            as float32; memory-mapped ones stay where they are.
         classes: the K class names, in the order of their numbers.
         name: what messages and tables call the data.
 
@@ -42,7 +44,7 @@ class Dataset:
         images = self.images if isinstance(self.images, Pixels) else np.asanyarray(self.images)
         classes = tuple(self.classes)
         _check_images(images, self.name)
-        labels = _checked_labels(np.asarray(self.labels), len(classes), self.name)
+        labels = _checked_labels(np.asanyarray(self.labels), len(classes), self.name)
         if len(labels) != len(images):
             raise DataError(
                 f"{self.name}: expected one label per image, got {len(images)} images and {len(labels)} labels"
@@ -153,21 +155,32 @@ def _checked_probabilities(labels: NDArray[Any], classes: int, name: str) -> NDA
             "class numbers must be integers"
         )
     # One part in a thousand: float16 probabilities over a thousand classes still pass, logits do not.
-    wrong = np.flatnonzero((labels.min(axis=1) < 0) | (np.abs(labels.sum(axis=1, dtype=np.float64) - 1) > 1e-3))
+    wrong = _rows_where(
+        lambda rows: (rows.min(axis=1) < 0) | (np.abs(rows.sum(axis=1, dtype=np.float64) - 1) > 1e-3), labels
+    )
     if len(wrong):
         row = labels[wrong[0]]
         raise DataError(
             f"{name}: expected soft labels to be probabilities that add up to 1, got a row with smallest "
             f"{row.min():g} and sum {row.sum(dtype=np.float64):g} at index {wrong[0]}{_and_more(wrong)}"
         )
-    return labels.astype(np.float32)
+    return labels.astype(np.float32, copy=not isinstance(labels, np.memmap))
 
 
 def _check_finite(values: NDArray[Any], what: str, name: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)) if values.size else np.empty(0)
+    wrong = _rows_where(lambda rows: ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1), values)
     if len(wrong):
         kind = "NaN" if np.isnan(values[wrong[0]]).any() else "an infinity"
         raise DataError(f"{name}: {kind} in the {what} at index {wrong[0]}{_and_more(wrong)}; mend or remove it")
+
+
+def _rows_where(test: Callable[[NDArray[Any]], NDArray[np.bool_]], values: NDArray[Any]) -> NDArray[np.int64]:
+    """The numbers of the rows for which `test` is true; a mapped array is never in memory as a whole."""
+    if not values.size:
+        return np.empty(0, np.int64)
+    starts = range(0, len(values), max(1, _BLOCK * len(values) // values.nbytes))
+    step = starts.step
+    return np.concatenate([start + np.flatnonzero(test(values[start : start + step])) for start in starts])
 
 
 def _and_more(wrong: Sequence[int] | NDArray[Any]) -> str:

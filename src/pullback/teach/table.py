@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from pullback.teach.shards import Shard, shard_paths
 
 IMAGES = "images.json"
 """The file beside the shards that tells where the images are: {"images": PATH}."""
+
+_BLOCK = 4096
+"""Rows whose probabilities are in memory at once: a merged shard has many more."""
 
 
 class LabelTable:
@@ -113,12 +116,31 @@ class LabelTable:
 
     def probabilities(self) -> NDArray[np.float32]:
         """The teacher's answers, (N, K), rows that sum to one; classes that were not kept share the rest evenly."""
-        count = len(self.kind.classes)
-        if self.kind.top_k is None:
-            return _matrix(self.column("probabilities"), count)
-        top = _matrix(self.column("top_probabilities"), self.kind.top_k)
-        index = _matrix(self.column("top_classes"), self.kind.top_k)
-        rest = np.maximum(1 - top.sum(axis=1, keepdims=True), 0) / max(count - self.kind.top_k, 1)
+        found = np.empty((len(self), len(self.kind.classes)), np.float32)
+        for rows, answers in self.answers():
+            found[rows] = answers
+        return found
+
+    def answers(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The same a few thousand at a time, for tables that do not fit in memory: numbers of rows, and (rows, K)."""
+        whole = self.kind.top_k is None
+        names = ["probabilities"] if whole else ["top_probabilities", "top_classes"]
+        kept = np.arange(len(self)) if self._kept is None else self._kept
+        start = 0
+        for shard in self._shards:
+            end = start + shard.rows
+            read = shard.read(names)
+            first, last = np.searchsorted(kept, (start, end))
+            for rows in np.split(np.arange(first, last), range(_BLOCK, last - first, _BLOCK)):
+                few = read.take(kept[rows] - start)
+                yield rows, _matrix(few["probabilities"], len(self.kind.classes)) if whole else self._filled(few)
+            start = end
+
+    def _filled(self, read: Any) -> NDArray[np.float32]:
+        """Rows of the most probable classes as rows of all."""
+        kept, count = int(self.kind.top_k or 0), len(self.kind.classes)
+        top, index = _matrix(read["top_probabilities"], kept), _matrix(read["top_classes"], kept)
+        rest = np.maximum(1 - top.sum(axis=1, keepdims=True), 0) / max(count - kept, 1)
         full = np.repeat(rest.astype(np.float32), count, axis=1)
         np.put_along_axis(full, index.astype(np.int64), top, axis=1)
         return full

@@ -117,7 +117,7 @@ def _held_out(home: Path, recipe: Recipe, run: Run) -> _Images:
     places = np.flatnonzero(labelled.held_out)
     paths = [labelled.paths[k] for k in places]
     skipped = {str(path): reason for path, reason in labelled.skipped}
-    return _Images(paths, labelled.pixels.take(places), labelled.probabilities()[places], skipped)
+    return _Images(paths, labelled.pixels.take(places), labelled.probabilities(places), skipped)
 
 
 def _elsewhere(

@@ -5,6 +5,7 @@ What it takes to make the same data again is kept in the run folder, in `distill
 from __future__ import annotations
 
 import math
+import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,13 +17,18 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from pullback import files
 from pullback.data import Dataset, Pixels, Splits, cache_images, open_source
 from pullback.errors import ConfigError, DataError, RunError
-from pullback.files import replace
 from pullback.teach import ClassName, LabelTable
 from pullback.train.config import choose
 
 Targets = Literal["soft", "hard", "both"]
+
+IN_MEMORY = 256 * 1024 * 1024
+"""Longer targets, bytes, are kept on disk: those of a million images and a thousand classes are 4 GB."""
+
+_BLOCK = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,22 +55,20 @@ class Recipe:
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature: expected a number above 0, got {self.temperature}.")
 
-    def targets_of(self, table: LabelTable) -> NDArray[Any]:
-        """What to train on for each image of a table: probabilities (N, K), or numbers of classes (N,)."""
-        if self.targets == "hard":
-            return table.labels
-        soft = table.probabilities()
+    def soft(self, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Probabilities to train on, (N, K), of the teacher's answers to images and its most probable classes (N,)."""
+        soft = answers
         if self.temperature != 1.0:
             soft = soft ** np.float32(1.0 / self.temperature)
             soft /= soft.sum(axis=1, keepdims=True)
         if self.targets == "both":
             soft = 0.5 * soft
-            soft[np.arange(len(soft)), table.labels] += 0.5
+            soft[np.arange(len(soft)), labels] += 0.5
         return soft
 
     def write(self, run: Path) -> None:
         """Keep the recipe in a run folder."""
-        replace(run / "distill.toml", tomli_w.dumps(asdict(self)).encode())
+        files.replace(run / "distill.toml", tomli_w.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, run: Path) -> Recipe | None:
@@ -99,9 +103,25 @@ class Labelled:
     skipped: tuple[tuple[Path, str], ...]
     """Images that could not be read, with the reason."""
 
-    def probabilities(self) -> NDArray[np.float32]:
-        """The teacher's answers, (N, K)."""
-        return self.table.probabilities()[self.rows]
+    def probabilities(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The teacher's answers to the images at these places, (M, K)."""
+        found = np.empty((len(places), len(self.table.kind.classes)), np.float32)
+        self.gather(places, found, lambda answers, labels: answers)
+        return found
+
+    def gather(
+        self,
+        places: NDArray[np.int64],
+        into: NDArray[np.float32],
+        change: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]],
+    ) -> None:
+        """Put the answers to the images at these places into an array (M, K), as `change(answers, labels)` has them."""
+        where = np.full(len(self.table), -1, np.int64)
+        where[self.rows[places]] = np.arange(len(places))
+        labels = self.table.labels
+        for rows, answers in self.table.answers():
+            wanted = where[rows] >= 0
+            into[where[rows[wanted]]] = change(answers[wanted], labels[rows[wanted]])
 
 
 def read_labelled(
@@ -145,7 +165,6 @@ def read_labelled(
 
 def split_labelled(labelled: Labelled, recipe: Recipe) -> Splits:
     """What a network is trained on, and the held-out images as the test part. Raises DataError where one is empty."""
-    targets = recipe.targets_of(labelled.table)[labelled.rows]
     names = class_names(labelled.table.kind.classes)
 
     def part(which: NDArray[np.bool_], what: str) -> Dataset:
@@ -155,10 +174,33 @@ def split_labelled(labelled: Labelled, recipe: Recipe) -> Splits:
                 f"{recipe.folder}: none of its {len(which)} labelled images is {what}, at a held-out part of "
                 f"{recipe.held_out:g}: change --held-out, or use more images"
             )
-        return Dataset(labelled.pixels.take(places), targets[places], names, Path(recipe.folder).name)
+        if recipe.targets == "hard":
+            targets: NDArray[Any] = labelled.table.labels[labelled.rows[places]]
+        else:
+            targets = _room((len(places), len(names)), labelled.table.folder.parent)
+            labelled.gather(places, targets, recipe.soft)
+        return Dataset(labelled.pixels.take(places), targets, names, Path(recipe.folder).name)
 
     train, test = part(~labelled.held_out, "for training"), part(labelled.held_out, "held out")
     return Splits(train, test, labelled.skipped)
+
+
+def _room(shape: tuple[int, int], folder: Path) -> NDArray[np.float32]:
+    """An array to fill: in memory, or where that would take much of it, mapped from a file that ends with the process.
+
+    Raises RunError where `folder` has no room for the file.
+    """
+    count = 4 * shape[0] * shape[1]
+    if count <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start in range(0, count, _BLOCK):  # written, not just promised: a full disk is an error here, not later
+                file.write(bytes(min(_BLOCK, count - start)))
+            file.flush()
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
 
 
 def class_names(classes: Sequence[ClassName]) -> tuple[str, ...]:

@@ -169,10 +169,10 @@ def _labels(run: Run) -> list[str]:
     labels, confidences = table.labels[used], table.confidences[used]
     names = run.config.facts.classes
     counts = np.bincount(labels, minlength=len(names))
-    order = np.argsort(-counts, kind="stable")[:LEGIBLE]
+    order = np.argsort(-counts, kind="stable")[: min(LEGIBLE, np.count_nonzero(counts))]
     copies = len(used) - len(np.unique(table.digests()[used]))
     empty = int(np.sum(counts == 0))
-    few = f"the {LEGIBLE} largest of {len(names):,} classes" if len(names) > LEGIBLE else "images by class"
+    few = f"images of the {len(order)} largest classes" if len(order) < len(names) else "images by class"
     figure = html.blank(11, max(2.6, 0.22 * len(order)))
     left, right = figure.subplots(1, 2)
     left.barh([names[k] for k in order][::-1], counts[order][::-1], color=html.BLUE)
