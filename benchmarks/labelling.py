@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pullback.bench import memory
 from pullback.data import open_source
 from pullback.data.parallel import map_ahead
 from pullback.teach import LabelTable, Teacher, TeacherSpec, label_folder
@@ -120,7 +120,7 @@ def label_many(folder: Path, out: Path, stop_at: int | None) -> dict[str, Any]:
         "to the first labels": first[-1],
         "labelled": result.labelled,
         "images/s": result.labelled / result.seconds,
-        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak memory, MiB": memory.peak(),
     }
 
 
