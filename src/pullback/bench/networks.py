@@ -12,8 +12,8 @@ import numpy as np
 from pullback.bench import in_jax, in_numpy, in_torch
 from pullback.bench.workload import Contender, Step, Workload
 from pullback.machine import has_amx
+from pullback.program.lowering import Precision
 
-Precision = Literal["float32", "float32-fast", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float32-fast", "bfloat16")
 if not has_amx():  # elsewhere the program in float32-fast is that in float32
     PRECISIONS = ("float32", "bfloat16")

@@ -178,9 +178,10 @@ def _read_instead(graph: _Graph, number: int, places: Mapping[str, int], params:
             return
         inputs = list(user.inputs)
         inputs[position] = step.inputs[0]
-        # The inputs of `load` come before those of `load_gradient`, which come before those of `store`.
-        before = 2 + 2 * ("load" in user.params) if "load_gradient" in params else min(2, len(inputs))
-        before = 1 if direction == "pool" else before
+        # Behind the operands come the inputs of `load`, then those of `load_gradient`, then those of `store`.
+        before = 1 if direction == "pool" else 2
+        if "load_gradient" in params and "load" in user.params:
+            before += 2
         inputs[before:before] = step.inputs[1:]
         changed[k] = user._replace(inputs=tuple(inputs), params={**user.params, **params})
     graph.steps.update(changed)

@@ -18,6 +18,7 @@ import tomli_w
 
 from pullback import files
 from pullback.errors import ConfigError, RunError
+from pullback.program.lowering import Precision
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Settings:
     """Longest time between two checkpoints, seconds; each evaluation makes one besides."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, augmentation and dropout."""
-    precision: Literal["float32", "float32-fast", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Least accurate arithmetic of products in a training step: float32-fast allows three products of 16-bit numbers
     where they are faster than one of 32 bits (on CPUs with AMX), bfloat16 allows one. All else is float32."""
     eager: bool = False
