@@ -16,7 +16,7 @@ from pullback.cli.progress import Progress
 from pullback.cli.teacher import Description
 from pullback.teach import Selection
 from pullback.train import Settings
-from pullback.train.config import words
+from pullback.train.config import Change, words
 from pullback.train.distill import Distillation, distill
 from pullback.train.report import duration
 
@@ -33,7 +33,7 @@ class Student(Settings):
     """Side of the square that each image is resized to for the network, pixels."""
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adamw"
     schedule: Literal["constant", "cosine", "one-cycle", "exponential", "staircase"] = "cosine"
-    augment: tuple[Literal["flip", "crop", "zoom"], ...] = ("flip", "crop")
+    augment: tuple[Change, ...] = ("flip", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from pullback.errors import TreeError
@@ -71,8 +72,13 @@ def _split_dict(x: dict[Any, Any]) -> tuple[list[str], list[Any], Any]:
     return [f"[{k!r}]" for k in keys], [x[k] for k in keys], tuple(keys)
 
 
-def _numbered(x: Sequence[Any]) -> list[str]:
-    return [f"[{i}]" for i in range(len(x))]
+def _numbered(x: Sequence[Any]) -> tuple[str, ...]:
+    return _numbers(len(x))
+
+
+@cache
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(f"[{i}]" for i in range(count))
 
 
 def _split_dataclass(x: Any) -> tuple[list[str], list[Any], Any]:

@@ -3,7 +3,7 @@
 Pillow and pooch are imported where a file is decoded or fetched, so that importing this package costs nothing.
 """
 
-from pullback.data.augment import Augmentation, Normalise, RandomCrop, RandomFlip, RandomZoom
+from pullback.data.augment import Augmentation, CutMix, Normalise, RandomCrop, RandomFlip, RandomZoom
 from pullback.data.batches import Batch, Batches, in_order
 from pullback.data.cache import Pixels, cache_images
 from pullback.data.catalog import DATASETS, load
@@ -20,6 +20,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Batches",
+    "CutMix",
     "Dataset",
     "ImageSource",
     "Listing",

@@ -1,4 +1,4 @@
-"""What happens to the pixels of a batch: random crops, zooms and flips in uint8, then normalisation to float32.
+"""What happens to the pixels of a batch: random crops, zooms, flips and mixtures in uint8, then normalisation.
 
 Everything works on the whole batch at once; there is no loop over images.
 """
@@ -134,6 +134,40 @@ def _interpolated(images: NDArray[Any], sampled: tuple[NDArray[Any], NDArray[Any
         part = way[:, None, :, None]
     mixed: NDArray[Any] = low + part * (high - low)
     return mixed
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Puts a window of the image before it in the batch into each image, with probability `part`.
+
+    The window's area is a uniformly random share of the image's, and both have the image's ratio of sides; the target
+    becomes the mean of the two images' targets, weighted by what is seen of each (Yun et al., "CutMix",
+    arXiv:1905.04899).
+    """
+
+    part: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part <= 1:
+            raise ConfigError(f"expected CutMix(0 <= part <= 1), got {self}")
+
+    def __call__(
+        self, images: Pixels, targets: NDArray[np.float32], rng: np.random.Generator
+    ) -> tuple[Pixels, NDArray[np.float32]]:
+        """Images `(N, H, W, C)` and targets `(N, K)`, probabilities, as new arrays of the same shapes."""
+        count, height, width, _ = images.shape
+        share = np.sqrt(rng.random(count)) * (rng.random(count) < self.part)
+        centres = rng.random((2, count))
+        inside = np.ones((count, height, width), bool)
+        for axis, size in enumerate((height, width)):
+            low = np.rint((centres[axis] - share / 2) * size)
+            high = np.rint((centres[axis] + share / 2) * size)
+            places = np.arange(size)
+            within = (places >= low[:, None]) & (places < high[:, None])
+            inside &= np.expand_dims(within, 2 - axis)
+        covered = inside.mean(axis=(1, 2), dtype=np.float32)[:, None]
+        mixed: Pixels = np.where(inside[..., None], np.roll(images, 1, axis=0), images)
+        return mixed, (1 - covered) * targets + covered * np.roll(targets, 1, axis=0)
 
 
 @dataclass(frozen=True)

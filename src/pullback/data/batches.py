@@ -7,12 +7,12 @@ unbroken run would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pullback.data.augment import Augmentation, Normalise
+from pullback.data.augment import Augmentation, CutMix, Normalise
 from pullback.data.dataset import Dataset
 from pullback.data.parallel import map_ahead
 from pullback.errors import ConfigError, DataError
@@ -37,6 +37,7 @@ class Batches:
         batch_size: samples in each batch.
         seed: 0 to 2^64 - 1; decides the order of the samples and the augmentation.
         augment: random changes, made in this order.
+        mix: made last; the targets become probabilities, whatever they were.
         normalise: default: pixels divided by 255.
         drop_last: leave out the samples of an epoch (others each time) that do not fill a batch; else the epoch's last
             batch is smaller.
@@ -50,6 +51,7 @@ class Batches:
         batch_size: int,
         seed: int,
         augment: Sequence[Augmentation] = (),
+        mix: CutMix | None = None,
         normalise: Normalise | None = None,
         drop_last: bool = True,
     ) -> None:
@@ -65,6 +67,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.augment = tuple(augment)
+        self.mix = mix
         self.normalise = normalise or _unit_range(dataset)
         self.drop_last = drop_last
         self._epoch_order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -83,7 +86,10 @@ class Batches:
         rng = self._generator(step, _AUGMENT)
         for change in self.augment:
             images = change(images, rng)
-        return _batch(images, self.dataset.labels[chosen], self.normalise)
+        targets = self.dataset.labels[chosen]
+        if self.mix:
+            images, targets = self.mix(images, self._probabilities(targets), rng)
+        return _batch(images, targets, self.normalise)
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of steps `start_step` to `stop_step - 1`, made ahead of time in one background thread.
@@ -91,6 +97,11 @@ class Batches:
         The thread ends with the iterator, also when that is closed or dropped early; its errors are raised here.
         """
         return map_ahead(self.at, range(start_step, stop_step), workers=1, ahead=_AHEAD)
+
+    def _probabilities(self, targets: NDArray[Any]) -> NDArray[np.float32]:
+        if self.dataset.soft:
+            return targets
+        return np.eye(len(self.dataset.classes), dtype=np.float32)[targets]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         # One tuple, replaced as a whole: the background thread and a caller of `at` may both be here.

@@ -26,7 +26,7 @@ def fuse(program: Program) -> Program:
     """All fusions, each checked, in an order in which one clears the way for the next."""
     for change in (
         relu_into_affine, masks, masks_into_normalisation, moments_into_stores, sums_into_stores, gradients_into_loads,
-        affines_into_loads, adam_updates,
+        affines_into_loads, adam_updates, accumulations,
     ):  # fmt: skip
         program = dead_code(change(program)).check(change.__name__)
     return program
@@ -245,6 +245,35 @@ def adam_updates(program: Program) -> Program:
             operations.adam, (p, g, m, v, scale, eps, rate), params, outputs, step.source, (0, 1, 2)
         )
         graph.remove(moved)
+    return graph.program()
+
+
+def accumulations(program: Program) -> Program:
+    """x + a b, and x + v put at an index of zeros: what is added goes to where x is, and takes no memory of its own.
+
+    So the gradients of weights that are used again and again, as in a recurrent network, are summed up.
+    """
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is not PRIMITIVES["add"]:
+            continue
+        for x, term in (step.inputs, step.inputs[::-1]):
+            at = graph.makers.get(term)
+            if at is None or at not in graph.steps or not graph.is_only_use(term, number):
+                continue
+            made = graph.steps[at]
+            if program.types[x] != program.types[term] or program.types[x].dtype.kind != "f" or x == term:
+                continue
+            operation: Operation
+            if made.primitive is PRIMITIVES["matmul"] and len(program.types[made.inputs[1]].shape) == 2:
+                operation, params = operations.multiply_accumulate, {}
+            elif made.primitive is PRIMITIVES["index_add"] and len(made.inputs) == 1:
+                operation, params = operations.index_accumulate, {"template": made.params["template"]}
+            else:
+                continue
+            graph.steps[number] = Step(operation, (x, *made.inputs), params, step.outputs, step.source, (0,))
+            graph.remove(at)
+            break
     return graph.program()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from pullback.program.ir import Program, Step, Type, is_python_number
-from pullback.program.memory import Span, allocate
+from pullback.program.memory import Span, aligned, allocate
 
 LARGEST = 1 << 12
 """Elements of the largest array for which the machine is used: beyond, NumPy's own loops cost as little."""
@@ -62,7 +62,7 @@ _ANY: Any = "any"  # the dtype of a step on truth values alone
 def _dtype_of(step: Step, program: Program) -> Any:
     """The float type that the machine would run a step in; None where it has no instruction for it."""
     if (
-        step.parts is not None
+        len(step.outputs) != 1
         or step.primitive.name not in _LOWER
         or not _LOWER[step.primitive.name].serves(step, program)
     ):
@@ -86,7 +86,7 @@ class Native:
     """The instructions of one segment, and the arena with its constants."""
 
     def __init__(self, program: Program, segment: Segment, needed: set[int]) -> None:
-        lowering = _Lowering(program, segment)
+        lowering = _Lowering(program, segment, needed)
         steps = program.steps[segment.first : segment.last]
         for step in steps:
             lowering.now += 1
@@ -96,7 +96,8 @@ class Native:
         results = [(place, lowering.dense(place)) for place in made]
         code, offsets, size = lowering.finish(results)
         self._dtype, self._code = segment.dtype, code
-        self._template = np.zeros(size, segment.dtype)
+        self._template = aligned((size,), segment.dtype)
+        self._template[:] = 0
         for buffer, value in lowering.constants:
             self._template[offsets[buffer] : offsets[buffer] + np.size(value)] = np.ravel(value)
         self._inputs = [
@@ -110,12 +111,12 @@ class Native:
         self._arenas: list[Any] = []
         self._run: Any = None
 
-    def __call__(self, places: list[Any]) -> None:
+    def __call__(self, places: dict[int, Any]) -> None:
         if self._run is None:
             from pullback.kernels import machine
 
             self._run = machine.run(self._dtype)
-        arena = self._arenas.pop() if self._arenas else self._template.copy()
+        arena = self._arenas.pop() if self._arenas else self._arena()
         for place, start, end in self._inputs:
             value = places[place]
             arena[start:end] = value if value.ndim < 2 else value.reshape(-1)
@@ -123,6 +124,11 @@ class Native:
         for place, kind, start, end in self._outputs:
             places[place] = _taken_out(arena, kind, start, end)
         self._arenas.append(arena)
+
+    def _arena(self) -> Any:
+        arena = aligned(self._template.shape, self._dtype)
+        np.copyto(arena, self._template)
+        return arena
 
 
 def _taken_out(arena: Any, kind: Type, start: int, end: int) -> Any:
@@ -154,10 +160,11 @@ class _Where(NamedTuple):
 class _Lowering:
     """Instructions being made. Offsets are pairs (buffer, offset in it) until every buffer has its place."""
 
-    def __init__(self, program: Program, segment: Segment) -> None:
-        from pullback.kernels import machine
+    def __init__(self, program: Program, segment: Segment, needed: set[int]) -> None:
+        from pullback.kernels import emitter, machine
 
-        self.codes, self.width = machine.CODES, machine.WIDTH
+        self.codes, self.width, self.spare = machine.CODES, machine.WIDTH, machine.SPARE
+        self._lanes = emitter.lanes(str(segment.dtype))
         self.program, self.dtype = program, segment.dtype
         self.now = 0
         self.places: dict[int, _Where] = {}
@@ -168,6 +175,7 @@ class _Lowering:
         self._lives: list[list[int]] = []
         self._dense: dict[_Where, _Where] = {}
         self._numbers: dict[float, _Where] = {}
+        self._dying = _dying(program, program.steps[segment.first : segment.last], needed)
 
     def buffer(self, shape: tuple[int, ...], first: int | None = None) -> _Where:
         """A new dense buffer."""
@@ -204,6 +212,17 @@ class _Lowering:
         self.places[place] = self.buffer(self.program.types[place].shape)
         return self.places[place]
 
+    def written_over(self, step: Step) -> _Where:
+        """For a result that is the first input with something added: its buffer, if it dies here, else a copy of it."""
+        place, source = step.outputs[0], self.where(step.inputs[0])
+        if not self._dying[self.now - 1] or not source.is_dense:
+            self.copy(self.output(step), source)
+            return self.places[place]
+        for stale in [where for where in self._dense if where.buffer == source.buffer]:
+            del self._dense[stale]
+        self.places[place] = source
+        return source
+
     def operand(self, where: _Where, shape: tuple[int, ...]) -> list[Any]:
         """Offset and stride of an operand of an elementwise instruction: 1, or 0 for one number for all elements."""
         if math.prod(where.shape) == 1:
@@ -224,12 +243,25 @@ class _Lowering:
         else:
             self.emit(name, math.prod(out.shape), (out.buffer, out.offset), *operands)
 
-    def copy(self, out: _Where, source: _Where) -> None:
+    def copy(self, out: _Where, source: _Where, name: str = "copy") -> None:
         lead = (1,) * (4 - len(out.shape))
         none = (0,) * (4 - len(out.shape))
         self.emit(
-            "copy", (out.buffer, out.offset), (source.buffer, source.offset),
+            name, (out.buffer, out.offset), (source.buffer, source.offset),
             *lead, *out.shape, *none, *out.strides, *none, *source.strides,
+        )  # fmt: skip
+
+    def factors(self, places: Sequence[int]) -> tuple[_Where, _Where]:
+        """Of a product of matrices: the elements of each row of the right one follow one another."""
+        a, b = map(self.where, places)
+        if b.strides[1] != 1 and b.shape[1] != 1:
+            b = self.dense(places[1])
+        return a, b
+
+    def multiply(self, name: str, out: _Where, a: _Where, b: _Where) -> None:
+        self.emit(
+            name, (out.buffer, out.offset), (a.buffer, a.offset), (b.buffer, b.offset),
+            a.shape[0], a.shape[1], b.shape[1], *a.strides, b.strides[0],
         )  # fmt: skip
 
     def emit(self, name: str, *parts: Any) -> None:
@@ -244,11 +276,22 @@ class _Lowering:
             Span(size, -1, 2 * self.now + 1) if k in fixed else Span(size, 2 * first - 1, 2 * last)
             for k, (size, (first, last)) in enumerate(zip(self._sizes, self._lives, strict=True))
         ]
-        offsets, size = allocate(spans, 1)
+        offsets, size = self._placed(spans)
         code = np.zeros((len(self.rows), self.width), np.int64)
         for row, parts in zip(code, self.rows, strict=True):
             row[: len(parts)] = [offsets[part[0]] + part[1] if type(part) is tuple else part for part in parts]
-        return code, offsets, size
+        return code, offsets, size + self.spare
+
+    def _placed(self, spans: Sequence[Span]) -> tuple[list[int], int]:
+        """Offsets, and the size needed: arrays begin at whole vectors, and single numbers lie behind them, close."""
+        offsets, top = [0] * len(spans), 0
+        for single, alignment in ((False, self._lanes), (True, 1)):
+            chosen = [k for k, span in enumerate(spans) if (span.size == 1) is single]
+            found, size = allocate([spans[k] for k in chosen], alignment)
+            for k, offset in zip(chosen, found, strict=True):
+                offsets[k] = top + offset
+            top += size
+        return offsets, top
 
     def _used(self, where: _Where) -> _Where:
         self._lives[where.buffer][1] = self.now
@@ -267,6 +310,26 @@ class _Lowering:
             self._dense[where] = self.buffer(where.shape)
             self.copy(self._dense[where], where)
         return self._used(self._dense[where])
+
+
+def _dying(program: Program, steps: Sequence[Step], needed: set[int]) -> list[bool]:
+    """Of each step, whether it is the last to take its first input, or anything in the memory of that, and only once.
+
+    Constants never die, nor does what is needed outside the segment.
+    """
+    roots: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(steps):
+        for place in step.inputs:
+            last[roots.setdefault(place, place)] = number
+        for place in step.outputs:
+            roots[place] = roots[step.inputs[0]] if step.primitive.name in _SHARING else place
+    kept = {roots.get(place, place) for place in (*needed, *program.constants)}
+    found = []
+    for number, step in enumerate(steps):
+        first, *others = [roots[place] for place in step.inputs] or [None]
+        found.append(first is not None and first not in kept and first not in others and last[first] == number)
+    return found
 
 
 def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -382,14 +445,14 @@ def _two_matrices(step: Step, program: Program) -> bool:
 
 
 def _emit_matmul(lowering: _Lowering, step: Step) -> None:
-    a, b = lowering.where(step.inputs[0]), lowering.where(step.inputs[1])
-    if b.strides[1] != 1 and b.shape[1] != 1:
-        b = lowering.dense(step.inputs[1])
-    out = lowering.output(step)
-    lowering.emit(
-        "matmul", (out.buffer, 0), (a.buffer, a.offset), (b.buffer, b.offset),
-        a.shape[0], a.shape[1], b.shape[1], *a.strides, b.strides[0],
-    )  # fmt: skip
+    a, b = lowering.factors(step.inputs)
+    lowering.multiply("matmul", lowering.output(step), a, b)
+
+
+def _emit_multiply_accumulate(lowering: _Lowering, step: Step) -> None:
+    a, b = lowering.factors(step.inputs[1:])
+    out = lowering.written_over(step)
+    lowering.multiply("matmul_add", out, a, b)
 
 
 def _emit_concatenate(lowering: _Lowering, step: Step) -> None:
@@ -418,7 +481,12 @@ def _emit_index_add(lowering: _Lowering, step: Step) -> None:
     _write_into(lowering, out, part, step.params["template"])
 
 
-def _write_into(lowering: _Lowering, out: _Where, part: _Where, template: Any) -> None:
+def _emit_index_accumulate(lowering: _Lowering, step: Step) -> None:
+    part = lowering.where(step.inputs[1])
+    _write_into(lowering, lowering.written_over(step), part, step.params["template"], "copy_add")
+
+
+def _write_into(lowering: _Lowering, out: _Where, part: _Where, template: Any, name: str = "copy") -> None:
     before = as_strided(np.empty(1, np.int8), out.shape, out.strides)
     after = _part(before, template)
     target = _Where(out.buffer, _address(after) - _address(before), after.shape, after.strides)
@@ -428,9 +496,11 @@ def _write_into(lowering: _Lowering, out: _Where, part: _Where, template: Any) -
         part = part._replace(shape=target.shape, strides=(0,) * lead + strides)
     else:
         part = part._replace(shape=target.shape, strides=part.strides[-lead:])
-    lowering.copy(target, part)
+    lowering.copy(target, part, name)
 
 
+_SHARING = {"astype", "positive", "copy", "reshape", "transpose", "broadcast_to", "getitem"}
+"""Primitives whose results may lie in the memory of their input."""
 _LOWER: dict[str, _Kind] = {
     **{name: _Kind(_computes_floats, _emit_elementwise) for name in (*_UNARY, *_BINARY)},
     **{name: _Kind(_always, _emit_elementwise) for name in ("equal", "less", "less_equal")},
@@ -458,6 +528,8 @@ _LOWER: dict[str, _Kind] = {
     "getitem": _Kind(_has_no_positions, _emit_view),
     "index_add": _Kind(_has_no_positions, _emit_index_add),
     "index_update": _Kind(_has_no_positions, _emit_index_update),
+    "index_accumulate": _Kind(_always, _emit_index_accumulate),
+    "multiply_accumulate": _Kind(_computes_floats, _emit_multiply_accumulate),
     "sum": _Kind(_computes_floats, _emit_reduction),
     "mean": _Kind(_computes_floats, _emit_reduction),
     "max": _Kind(_computes_floats, _emit_reduction),

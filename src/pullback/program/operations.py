@@ -218,7 +218,7 @@ through_relu = Operation("through_relu", _through_relu, {0: 0})
 """g, x, scale, shift -> g where x scale + shift is positive, else 0."""
 
 
-# -- products of matrices, optimisers --------------------------------------------------------------------------------
+# -- products of matrices, sums, optimisers --------------------------------------------------------------------------
 @cache
 def matmul(algorithm: str) -> Operation:
     """a, b -> their product, a factor transposed by the parameters `left` and `right`."""
@@ -231,6 +231,25 @@ def matmul(algorithm: str) -> Operation:
         kernels.multiply(a, b, outs[0], transposed_left=left, transposed_right=right, algorithm=algorithm)
 
     return Operation(f"matmul[{algorithm}]", multiply)
+
+
+def _multiply_accumulate(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    x, a, b = values
+    np.matmul(a, b, out=outs[0])
+    outs[0][...] += x
+
+
+def _index_accumulate(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    x, v = values
+    if outs[0] is not x:
+        np.copyto(outs[0], x)
+    outs[0][params["template"]] += v
+
+
+multiply_accumulate = Operation("multiply_accumulate", _multiply_accumulate)
+"""x, a, b -> x + a b."""
+index_accumulate = Operation("index_accumulate", _index_accumulate, {0: 0})
+"""x, v -> x with v added at an index, of slices and numbers."""
 
 
 def _adam(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:

@@ -14,8 +14,8 @@ from pullback.program.memory import aligned, plan, writer
 from pullback.program.native import Native, Segment, made_natively, segments
 from pullback.program.operations import Operation
 
-Action = Callable[[list[Any], list[Any]], None]
-"""Computes some places from others, in a list by place; the second argument is the memory for results, by place."""
+Action = Callable[[dict[int, Any], dict[int, Any]], None]
+"""Computes some places from others, by their numbers; the second argument is the memory for results, by place."""
 
 
 class Replay:
@@ -29,16 +29,13 @@ class Replay:
         self.program = program
         found = segments(program)
         self.plan = plan(program, made_natively(program), donated)
-        self._places: list[Any] = [None] * (max(program.types, default=-1) + 1)
-        for place, value in program.constants.items():
-            self._places[place] = value
         self._actions: list[Action] = []
         self._steps: list[range] = []  # which steps each action does
         for steps in _divided(len(program.steps), found):
             native = next((each for each in found if each.first == steps.start), None)
             self._actions.append(self._step(steps.start) if native is None else self._native(native))
             self._steps.append(steps)
-        self._memories: list[list[Any]] = []
+        self._memories: list[dict[int, Any]] = []
         self._held: dict[int, _Held] = {}  # by donated input
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
@@ -57,15 +54,14 @@ class Replay:
         self._memories.append(memory)
         return outputs
 
-    def _filled(self, inputs: Sequence[Any]) -> list[Any]:
-        places = self._places.copy()
-        for place, value in zip(self.program.inputs, inputs, strict=True):
-            places[place] = value
+    def _filled(self, inputs: Sequence[Any]) -> dict[int, Any]:
+        places = self.program.constants.copy()
+        places.update(zip(self.program.inputs, inputs, strict=True))
         return places
 
-    def _memory(self) -> list[Any]:
+    def _memory(self) -> dict[int, Any]:
         """The arena, as the arrays that the plan has placed in it."""
-        memory = [None] * len(self._places)
+        memory = {}
         arena = aligned((self.plan.size,), np.dtype(np.uint8))
         for place, start in self.plan.offsets.items():
             kind = self.program.types[place]
@@ -81,7 +77,7 @@ class Replay:
         for _ in range(2):
             places = self._filled(inputs)
             for output, home in self.plan.homes.items():
-                if memory[output] is None:
+                if output not in memory:
                     memory[output] = _Held.copy(places[home]).memory
                 places[home] = memory[output]
             for action, steps in zip(self._actions, self._steps, strict=True):
@@ -91,7 +87,7 @@ class Replay:
                 taken[steps.start] = text if len(steps) == 1 else f"{text} for {len(steps)} steps as one native call"
         return taken
 
-    def _own(self, places: list[Any]) -> list[Any]:
+    def _own(self, places: dict[int, Any]) -> list[Any]:
         """The outputs; those that are inputs or constants, part of the arena, or in two places, as copies."""
         seen = {id(places[place]) for place in (*self.program.inputs, *self.program.constants)}
         outputs = []
@@ -110,9 +106,10 @@ class Replay:
         outside = [*steps[: segment.first], *steps[segment.last :]]
         needed = {*self.program.outputs, *(place for step in outside for place in step.inputs)}
         native = Native(self.program, segment, needed)
-        dying = [k for places in self.plan.dying[segment.first : segment.last] for k in places]
+        inside = {place for step in steps[segment.first : segment.last] for place in step.outputs} - needed
+        dying = [k for places in self.plan.dying[segment.first : segment.last] for k in places if k not in inside]
 
-        def as_one_call(places: list[Any], memory: list[Any]) -> None:
+        def as_one_call(places: dict[int, Any], memory: dict[int, Any]) -> None:
             native(places)
             for k in dying:
                 places[k] = None
@@ -129,7 +126,7 @@ class Replay:
             assert write is not None
             fresh = [(k, types[k].shape, types[k].dtype) for k in outputs if k not in given]
 
-            def into_memory(places: list[Any], memory: list[Any]) -> None:
+            def into_memory(places: dict[int, Any], memory: dict[int, Any]) -> None:
                 for k, shape, dtype in fresh:
                     memory[k] = np.empty(shape, dtype)
                 outs = [memory[k] for k in outputs]
@@ -144,7 +141,7 @@ class Replay:
         if step.parts is None:
             fn, params, out, kind = step.primitive.fn, step.params, step.outputs[0], expected[0]
 
-            def one_result(places: list[Any], memory: list[Any]) -> None:
+            def one_result(places: dict[int, Any], memory: dict[int, Any]) -> None:
                 y = places[out] = fn(*[places[k] for k in inputs], **params)
                 if y.shape != kind.shape or y.dtype != kind.dtype:
                     _refuse(step, kind, y)
@@ -153,7 +150,7 @@ class Replay:
 
             return one_result
 
-        def several_results(places: list[Any], memory: list[Any]) -> None:
+        def several_results(places: dict[int, Any], memory: dict[int, Any]) -> None:
             parts = step.primitive.fn(*[places[k] for k in inputs], **step.params)
             for kind, place, position in zip(expected, step.outputs, step.parts or (), strict=True):
                 part = places[place] = parts[position]

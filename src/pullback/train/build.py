@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pullback import data, nn, optim
-from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, RandomZoom, Splits
+from pullback.data import Batches, CutMix, Dataset, Normalise, RandomCrop, RandomFlip, RandomZoom, Splits
 from pullback.data.cache import Pixels
 from pullback.errors import ConfigError, DataError, RunError
 from pullback.nn.models import MODELS
@@ -158,8 +158,9 @@ def build_batches(settings: Settings, facts: Facts, train: Dataset) -> Batches:
         "crop": lambda: RandomCrop(padding=max(1, height // 8)),
         "zoom": RandomZoom,
     }
-    augment = [augmentations[name]() for name in settings.augment]
-    return Batches(train, settings.batch_size, settings.seed, augment=tuple(augment), normalise=normalise(facts))
+    augment = [augmentations[name]() for name in settings.augment if name in augmentations]
+    mix = CutMix() if "cutmix" in settings.augment else None
+    return Batches(train, settings.batch_size, settings.seed, tuple(augment), mix, normalise(facts))
 
 
 def normalise(facts: Facts) -> Normalise:

@@ -20,6 +20,9 @@ from pullback import files
 from pullback.errors import ConfigError, RunError
 from pullback.program.lowering import Precision
 
+Change = Literal["flip", "crop", "zoom", "cutmix"]
+"""Random changes to the training images."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -75,9 +78,10 @@ class Settings:
     average: float = 0.0
     """Evaluate and keep an exponential moving average of the weights: the part of the old average that stays at each
     step, such as 0.999."""
-    augment: tuple[Literal["flip", "crop", "zoom"], ...] = ()
+    augment: tuple[Change, ...] = ()
     """Random changes to the training images: flip (left to right), crop (shift by up to an eighth of the side),
-    zoom (a window of a third of the area or more, enlarged to the whole)."""
+    zoom (a window of a third of the area or more, enlarged to the whole), cutmix (every other image, on average, gets
+    a random window of another, and a share of its label by area)."""
     eval_every: int | None = None
     """Steps between two evaluations on the validation images; one epoch where not given."""
     log_every: int = 10
@@ -98,7 +102,7 @@ class Settings:
         for name in ("model", "optimizer", "schedule", "precision"):
             choose(name, getattr(self, name), get_args(hints[name]))
         for change in self.augment:
-            choose("augmentation", change, get_args(get_args(hints["augment"])[0]))
+            choose("augmentation", change, get_args(Change))
         if self.time_budget is not None:
             seconds_of(self.time_budget)
         if self.build is not None and not re.fullmatch(r".+\.py:\w+", self.build):
