@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pullback.data import Normalise, RandomCrop, RandomFlip, RandomZoom
+from pullback.data import CutMix, Normalise, RandomCrop, RandomFlip, RandomZoom
 from pullback.errors import ConfigError, DataError
 
 
@@ -175,3 +175,39 @@ def test_zoom_is_a_function_of_its_generator() -> None:
 def test_zoom_refuses_windows_that_there_are_not(wrong) -> None:
     with pytest.raises(ConfigError, match="expected RandomZoom"):
         RandomZoom(**wrong)
+
+
+def test_cutmix_shares_the_targets_by_what_is_seen(rng) -> None:
+    """Each image is of one number, so that a pixel says which image it is from."""
+    images = np.repeat(np.arange(1, 65, dtype=np.uint8), 30 * 40 * 3).reshape(64, 30, 40, 3)
+    targets = np.eye(64, dtype=np.float32)
+    before = images.copy()
+    mixed, shares = CutMix(part=1.0)(images, targets, rng)
+    np.testing.assert_array_equal(images, before)
+    seen = np.stack([np.bincount(image[..., 0].ravel(), minlength=65)[1:] for image in mixed]) / (30 * 40)
+    np.testing.assert_allclose(shares, seen, atol=1e-6)
+    windows = 1 - np.diag(seen)
+    np.testing.assert_allclose(windows, seen[np.arange(64), np.arange(64) - 1], atol=1e-6)
+    assert windows.max() > 0.6
+    assert 0.2 < windows.mean() < 0.45  # half the image on average, less what is beyond its border
+    for image, own in zip(mixed[..., 0], range(1, 65), strict=True):
+        rows, columns = np.nonzero(image != own)
+        assert len(rows) == len(set(rows)) * len(set(columns))  # a rectangle
+
+
+@pytest.mark.parametrize(("part", "low", "high"), [(0.0, 0.0, 0.0), (0.5, 0.35, 0.65)])
+def test_cutmix_changes_a_part_of_the_images(rng, part, low, high) -> None:
+    images = rng.integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+    targets = rng.random((400, 5)).astype(np.float32)
+    targets /= targets.sum(axis=1, keepdims=True)
+    mixed, shares = CutMix(part)(images, targets, rng)
+    changed = (mixed != images).any(axis=(1, 2, 3))
+    assert low <= changed.mean() <= high
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(shares[~changed], targets[~changed], atol=1e-6)
+
+
+def test_cutmix_refuses_parts_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match="expected CutMix"):
+        CutMix(1.5)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pullback.data import Batches, Dataset, Normalise, RandomCrop, RandomFlip, in_order
+from pullback.data import Batches, CutMix, Dataset, Normalise, RandomCrop, RandomFlip, in_order
 from pullback.errors import ConfigError, DataError
 
 AUGMENT = (RandomCrop(2), RandomFlip())
@@ -205,3 +205,20 @@ def test_wrong_settings_are_refused(dataset) -> None:
         in_order(dataset, 0)
     with pytest.raises(ConfigError, match="step"):
         Batches(dataset, 4, seed=0).at(-1)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_mixed_batches_have_probabilities_for_targets(soft) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40)
+    targets = np.eye(3, dtype=np.float32)[labels] if soft else labels
+    data = Dataset(images, targets, ("a", "b", "c"), "photographs")
+    batches = Batches(data, 20, seed=5, augment=[RandomFlip()], mix=CutMix())
+    batch = batches.at(1)
+    assert batch.targets.shape == (20, 3)
+    assert batch.targets.dtype == np.float32
+    np.testing.assert_allclose(batch.targets.sum(axis=1), 1.0, rtol=1e-6)
+    assert not set(np.unique(batch.targets)) <= {0.0, 1.0}
+    again = Batches(data, 20, seed=5, augment=[RandomFlip()], mix=CutMix()).at(1)
+    np.testing.assert_array_equal(batch.images, again.images)
+    np.testing.assert_array_equal(batch.targets, again.targets)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pullback.errors import ShapeError
-from pullback.kernels import elementwise, matmul, normalisation, pooling, reference
+from pullback.kernels import elementwise, losses, matmul, normalisation, pooling, reference
 
 SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (1, 700, 10), (130, 33, 257), (530, 430, 70), (40, 1024, 45)]
 IMAGES = [(1, 5, 7, 3), (7, 31, 29, 5), (33, 2, 2, 48), (2, 1, 1, 100), (3, 8, 8, 64)]
@@ -37,6 +37,65 @@ def test_products_of_nothing_and_of_the_wrong_sizes() -> None:
     assert matmul.product(np.ones((0, 3), np.float32), np.ones((3, 2), np.float32)).shape == (0, 2)
     with pytest.raises(ShapeError, match=r"inner sizes differ, a \(2, 3\) and b \(2, 3\)"):
         matmul.product(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+
+
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "sum": ("adding",), "scaled sum": ("scale", "adding"), "row": ("row",), "neurons": ("row", "relu"),
+    "mask": ("mask",), "all": ("scale", "adding", "row", "mask"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize(("rows", "depth", "columns"), [*SIZES, (20, 3000, 10), (3, 0, 5), (64, 50, 8)])
+def test_what_is_done_to_a_product_as_it_is_stored(rows: int, depth: int, columns: int, name: str) -> None:
+    """Also where the depth is shared among threads, and where the last panel is narrower than a vector, or a half."""
+    a, b, c = _normal(rows, depth), _normal(depth, columns), _normal(rows, columns)
+    every: Any = {"scale": -0.5, "adding": True, "row": _normal(columns), "relu": True, "mask": _normal(rows, columns)}
+    ending = matmul.Ending(**{each: every[each] for each in ENDINGS[name]})
+    exact = a.astype(np.float64) @ b.astype(np.float64) * ending.scale
+    exact += c if ending.adding else 0.0
+    exact += 0.0 if ending.row is None else ending.row
+    exact = np.maximum(exact, 0.0) if ending.relu else exact
+    exact *= 1.0 if ending.mask is None else ending.mask > 0
+    for left, right in ((False, False), (True, False), (False, True)):
+        found = c.copy()
+        factors = np.ascontiguousarray(a.T) if left else a, np.ascontiguousarray(b.T) if right else b
+        matmul.multiply(*factors, found, transposed_left=left, transposed_right=right, ending=ending)
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6 * (depth + 1))
+
+
+def test_a_nan_goes_through_the_ending_of_a_product() -> None:
+    a, b, c = np.full((2, 3), np.nan, np.float32), np.ones((3, 4), np.float32), np.empty((2, 4), np.float32)
+    matmul.multiply(a, b, c, ending=matmul.Ending(relu=True))
+    assert np.isnan(c).all()
+
+
+CLASSES = [(1, 1), (200, 10), (3, 16), (5, 17), (32, 1000), (7, 33)]
+
+
+@pytest.mark.parametrize(("rows", "classes"), CLASSES)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_softmax_cross_entropy(rows: int, classes: int, scale: float) -> None:
+    logits, rng = _normal(rows, classes) * np.float32(scale), np.random.default_rng(0)
+    wide = logits.astype(np.float64)
+    log_p = wide - wide.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    labels, weights = rng.integers(0, classes, rows), rng.random((rows, classes)).astype(np.float32)
+    for targets, dense in ((labels, np.eye(classes)[labels]), (weights, weights.astype(np.float64))):
+        gradient = np.full_like(logits, np.nan)
+        loss = losses.softmax_cross_entropy(logits, targets, gradient)
+        assert loss.dtype == np.float32
+        np.testing.assert_allclose(loss, -np.sum(dense * log_p) / rows, rtol=2e-6, atol=1e-7)
+        exact = (np.exp(log_p) * dense.sum(1, keepdims=True) - dense) / rows
+        np.testing.assert_allclose(gradient, exact, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 2**40])
+def test_labels_that_there_are_not_give_nan(label: int) -> None:
+    gradient = np.zeros((3, 4), np.float32)
+    loss = losses.softmax_cross_entropy(_normal(3, 4), np.array([0, label, 3]), gradient)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(np.isnan(gradient).any(1), [False, True, False])
 
 
 def _fits(shape: Any, window: Any, padding: Any) -> bool:

@@ -93,6 +93,82 @@ def test_a_lowered_training_step_is_the_eager_one(name, optimiser):
         assert np.asarray(a).dtype == np.asarray(b).dtype
 
 
+def mlp_step(optimiser, x, y):
+    model = MODELS["mlp"]()
+    rule = OPTIMISERS[optimiser]()
+    return pb.compile(training_step(rule), donate=(0, 1)), model, rule.init(model), x, y
+
+
+def test_a_layer_of_neurons_is_one_step_and_gradient_descent_another():
+    x, y = batch()
+    compiled, *arguments = mlp_step("sgd", x, np.argmax(y, axis=1))
+    program = compiled.explain(*arguments).after
+    products = [step for step in program.steps if step.primitive.name == "matmul[panels]"]
+    assert [step.params.get("ending") for step in products].count("relu") == 2
+    assert [step.params.get("ending") for step in products].count("mask") == 2
+    assert not {"relu", "greater", "one_hot", "softmax_cross_entropy.forward"} & {
+        s.primitive.name for s in program.steps
+    }
+    (loss,) = [step for step in program.steps if step.primitive.name == "softmax_cross_entropy"]
+    assert program.types[loss.inputs[1]].dtype.kind == "i"  # the labels themselves
+
+
+def plain_descent(model, x, y):
+    value, gradient = pb.value_and_grad(lambda m: nn.softmax_cross_entropy(m(x), y))(model)
+    return value, pb.tree.map(lambda p, g: p - 0.1 * g, model, gradient)
+
+
+def test_plain_gradient_descent_adds_products_to_the_weights():
+    x, y = batch()
+    labels = np.argmax(y, axis=1)
+    compiled = pb.compile(plain_descent, donate=(0,))
+    products = [s for s in compiled.explain(MODELS["mlp"](), x, labels).after.steps if s.params.get("scaled")]
+    assert len(products) == 3
+    ours, theirs = MODELS["mlp"](), MODELS["mlp"]()
+    first = pb.tree.leaves(ours)[0]
+    before = first.copy()
+    for _ in range(3):
+        (our_loss, ours), (their_loss, theirs) = compiled(ours, x, labels), plain_descent(theirs, x, labels)
+        np.testing.assert_allclose(our_loss, their_loss, rtol=1e-5)
+        for a, b in zip(pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(first, before)  # what the caller made is never written over
+
+
+def test_a_wrong_label_makes_the_loss_of_a_program_nan():
+    x, y = batch()
+    labels = np.argmax(y, axis=1)
+    labels[2] = 5
+    loss, _ = pb.compile(plain_descent)(MODELS["mlp"](), x, labels)
+    assert isinstance(loss, np.float32)
+    assert np.isnan(loss)
+
+
+def test_a_loss_of_which_more_is_asked_stays_as_it_is():
+    def of_targets(logits, targets):
+        return nn.softmax_cross_entropy(logits, targets)
+
+    logits, targets = np.random.default_rng(0).random((2, 6, 5)).astype(np.float32)
+    both = pb.compile(pb.grad(of_targets, argnums=(0, 1)))
+    for got, expected in zip(both(logits, targets), pb.grad(of_targets, argnums=(0, 1))(logits, targets), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    scaled = pb.compile(pb.grad(lambda z, t: 3.0 * nn.softmax_cross_entropy(z @ np.eye(5, dtype=np.float32), t)))
+    exact = pb.grad(lambda z, t: 3.0 * nn.softmax_cross_entropy(z @ np.eye(5, dtype=np.float32), t))(logits, targets)
+    np.testing.assert_allclose(scaled(logits, targets), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_what_else_takes_a_product_keeps_it():
+    def f(x, w, row):
+        y = x @ w
+        z = x @ (2.0 * w)
+        return relu(y + row) + y, (z + row) * (z > 0)
+
+    rng = np.random.default_rng(0)
+    x, w, row = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4), (4, 5), (5,)))
+    for got, expected in zip(pb.compile(f)(x, w, row), f(x, w, row), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
 def steps_of(f, *args):
     return [step.primitive.name for step in pb.compile(f).explain(*args).after.steps]
 

@@ -99,9 +99,8 @@ class Batches:
         return map_ahead(self.at, range(start_step, stop_step), workers=1, ahead=_AHEAD)
 
     def _probabilities(self, targets: NDArray[Any]) -> NDArray[np.float32]:
-        if self.dataset.soft:
-            return targets
-        return np.eye(len(self.dataset.classes), dtype=np.float32)[targets]
+        every = np.eye(len(self.dataset.classes), dtype=np.float32)
+        return targets if self.dataset.soft else every[targets]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         # One tuple, replaced as a whole: the background thread and a caller of `at` may both be here.

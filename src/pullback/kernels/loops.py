@@ -56,13 +56,13 @@ def run(loop: Loop, values: Sequence[Any], outs: Sequence[Any]) -> None:
         else:
             dense = np.ascontiguousarray(value)
             kept.append(dense)
-            bits.append(dense.ctypes.data)
-    bits.extend(out.ctypes.data for out in outs)
+            bits.append(runtime.address(dense))
+    bits.extend(runtime.address(out) for out in outs)
     arguments = np.array(bits, np.int64)
     if outs[0].size >= THREADED:
         runtime.launch(entry.address, arguments)
     else:
-        entry.call(0, 1, arguments.ctypes.data)
+        entry.call(0, 1, runtime.address(arguments))
 
 
 @cache

@@ -25,6 +25,7 @@ from llvmlite import ir
 
 from pullback.kernels.emitter import INTEGER, Emitter, Entry, compiled, integer
 from pullback.kernels.functions import FUNCTIONS, Number, constant
+from pullback.kernels.runtime import address
 from pullback.kernels.simd import MACHINE, PANEL
 
 WIDTH = 16
@@ -48,7 +49,7 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
     call = _compiled(np.dtype(dtype).name).call
 
     def execute(code: Any, arena: Any) -> None:
-        call(code.ctypes.data, len(code), arena.ctypes.data)
+        call(address(code), len(code), address(arena))
 
     return execute
 

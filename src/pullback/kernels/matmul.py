@@ -5,7 +5,7 @@ A panel of the right factor is packed into the first-level cache for each block 
 from __future__ import annotations
 
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,19 +14,26 @@ from pullback.kernels import blocked, runtime
 from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
+    HALF,
     PANEL,
+    QUARTER,
     ROWS,
     WIDTH,
     Pointer,
+    at_least,
+    broadcast,
     copy_transposed,
     inline,
     load,
     load_part,
+    multiply_half_panel,
     multiply_narrow_panel,
     multiply_panel,
+    multiply_quarter_panel,
     offset,
     store,
     store_part,
+    where_positive,
 )
 
 _DEPTH = 208  # at a time, at most: a panel of so many rows stays in the first-level cache
@@ -79,10 +86,31 @@ def choose(rows: int, depth: int, columns: int, precision: str = "float32") -> s
     return min(table, key=lambda name: table[name])
 
 
+class Ending(NamedTuple):
+    """What is done to a product as it is stored: c = scale a b, plus what c holds, plus a row; then its positive part,
+    or what of it stands where another matrix is positive."""
+
+    scale: float = 1.0
+    adding: bool = False
+    row: Any = None
+    """(N,) or None."""
+    relu: bool = False
+    mask: Any = None
+    """(M, N) or None."""
+
+
+_PLAIN = Ending()
+_AS_IT_IS, _POSITIVE_PART, _MASKED = 0, 1, 2
+
+
 def multiply(
-    a: Any, b: Any, c: Any, *, transposed_left: bool = False, transposed_right: bool = False, algorithm: str = "panels"
-) -> None:
-    """c = a b, either factor transposed if asked; all contiguous float32 matrices of sizes that fit."""
+    a: Any, b: Any, c: Any, *, transposed_left: bool = False, transposed_right: bool = False,
+    algorithm: str = "panels", ending: Ending = _PLAIN,
+) -> None:  # fmt: skip
+    """c = a b, either factor transposed if asked; all contiguous float32 matrices of sizes that fit.
+
+    The algorithm "panels" alone knows an `ending`.
+    """
     if algorithm in PARTS:
         parts = PARTS[algorithm]
         blocked.multiply(a, b, c, parts, transposed_left=transposed_left, transposed_right=transposed_right)
@@ -90,7 +118,7 @@ def multiply(
     rows, columns = c.shape
     depth = a.shape[0] if transposed_left else a.shape[1]
     if not (a.size and c.size):  # no terms; the kernel expects at least one
-        c[...] = 0.0
+        _finish_in_numpy(np.zeros_like(c), c, ending)
         return
     threads = runtime.threads() if rows * depth * columns >= _SHARED else 1
     blocks = -(-rows // _BLOCK)
@@ -102,12 +130,31 @@ def multiply(
     parts = c if splits == 1 else runtime.reserved("parts", splits * c.size)
     left = max(_DEPTH * (block + WIDTH), block * _STEP)
     room, room_size = runtime.scratch(_DEPTH * PANEL + block * PANEL + left)
+    scale, adding, row, relu, mask = ending if splits == 1 else _PLAIN
+    after = _POSITIVE_PART if relu else _AS_IT_IS if mask is None else _MASKED
     matrix_product(
         a, b, parts, rows, depth, columns, transposed_left, transposed_right, blocks, groups, splits, block,
-        room, room_size,
+        room, room_size, scale, adding, row is not None, c if row is None else row, after, c if mask is None else mask,
     )  # fmt: skip
-    if splits > 1:
+    if splits > 1 and ending is _PLAIN:
         runtime.add_parts(parts, splits, c.size, c)
+    elif splits > 1:
+        total = runtime.empty(c.shape)
+        runtime.add_parts(parts, splits, c.size, total)
+        _finish_in_numpy(total, c, ending)
+
+
+def _finish_in_numpy(product: Any, c: Any, ending: Ending) -> None:
+    product *= np.float32(ending.scale)
+    if ending.adding:
+        product += c
+    if ending.row is not None:
+        product += ending.row
+    if ending.relu:
+        np.maximum(product, 0.0, out=product)
+    if ending.mask is not None:
+        product *= ending.mask > 0
+    c[...] = product
 
 
 @inline
@@ -135,9 +182,9 @@ def _pack_panel(
 
 @inline
 def _copy_block(
-    a: Pointer, first: int, rows: int, begin: int, end: int, size: int, transposed: bool, copied: Pointer
+    a: Pointer, first: int, rows: int, begin: int, end: int, size: int, transposed: bool, scale: Any, copied: Pointer
 ) -> Any:
-    """Rows `first` on of the left factor, or columns if it is transposed, between two depths, near one another.
+    """Rows `first` on of the left factor, or columns if it is transposed, between two depths, near one another, scaled.
 
     Where they lie, they may be a power of two apart, which is the same place in the cache. `size` is the length of a
     row of a. Returns the steps to the next row and the next depth.
@@ -146,26 +193,49 @@ def _copy_block(
         step = -(-rows // WIDTH) * WIDTH
         for k in range(begin, end):
             for i in range(0, rows, WIDTH):
-                store(copied, (k - begin) * step + i, load_part(a, k * size + first + i, rows - i))
+                store(copied, (k - begin) * step + i, load_part(a, k * size + first + i, rows - i) * scale)
         return 1, step
     for i in range(rows):
         at = (first + i) * size
         for k in range(begin, end, WIDTH):
-            store(copied, i * _STEP + k - begin, load_part(a, at + k, end - k))
+            store(copied, i * _STEP + k - begin, load_part(a, at + k, end - k) * scale)
     return _STEP, 1
+
+
+@inline
+def _finish_panel(
+    panel: Pointer, at: int, next_row: int, c: Pointer, to: int, rows: int, columns: int, first: int,
+    adding: bool, has_row: bool, row: Pointer, after: int, mask: Pointer,
+) -> None:  # fmt: skip
+    """What the ending asks for, from a panel to its place in the result, which may be the same."""
+    zero = broadcast(np.float32(0.0))
+    for i in range(rows):
+        for j in range(0, min(PANEL, columns - first), WIDTH):
+            place, left = to + i * columns + first + j, columns - first - j
+            value = load(panel, at + i * next_row + j)
+            if adding:
+                value = value + load_part(c, place, left)
+            if has_row:
+                value = value + load_part(row, first + j, left)
+            if after == _POSITIVE_PART:
+                value = at_least(value, zero)
+            elif after == _MASKED:
+                value = where_positive(load_part(mask, place, left), value)
+            store_part(c, place, value, left)
 
 
 @kernel
 def matrix_product(
     thread: int, threads: int, a: Floats, b: Floats, c: Floats, rows: int, depth: int, columns: int,
     transposed_left: bool, transposed_right: bool, blocks: int, groups: int, splits: int, block: int,
-    room: Floats, room_size: int,
+    room: Floats, room_size: int, scale: float, adding: bool, has_row: bool, row: Floats, after: int, mask: Floats,
 ) -> None:  # fmt: skip
     """Blocks of rows, groups of columns and, if these are few, stretches of the depth are shared out."""
     packed = offset(room, thread * room_size)
     spare = offset(packed, _DEPTH * PANEL)
     copied = offset(spare, block * PANEL)
     panels = -(-columns // PANEL)
+    factor_scale = np.float32(scale)
     start, stop = portion(blocks * groups * splits, thread, threads)
     for unit in range(start, stop):
         split, group, first_row = unit % splits, unit // splits % groups, unit // splits // groups * block
@@ -180,29 +250,41 @@ def matrix_product(
             begin, end = portion(last - first, stretch, stretches)
             begin, end = first + begin, first + end
             factor, at, next_row, next_k = a, first_row * depth + begin, depth, 1
-            if transposed_left or last_panel - first_panel > 1:  # else each element is read once
+            # Else each element is read once.
+            if transposed_left or last_panel - first_panel > 1 or factor_scale != np.float32(1.0):
                 factor, at = copied, 0
+                size = rows if transposed_left else depth
                 next_row, next_k = _copy_block(
-                    a, first_row, count, begin, end, rows if transposed_left else depth, transposed_left, copied
+                    a, first_row, count, begin, end, size, transposed_left, factor_scale, copied
                 )
             for panel in range(first_panel, last_panel):
                 _pack_panel(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
                 rest = columns - panel * PANEL
                 whole = rest >= PANEL  # else the panel is wider than what is left of the result
                 result, result_at, result_row = (c, to + panel * PANEL, columns) if whole else (spare, 0, PANEL)
+                more = int(begin > first or (adding and whole))
                 if rest > WIDTH:
                     multiply_panel(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        result, result_at, result_row, begin - first,
+                        result, result_at, result_row, more,
                     )  # fmt: skip
-                else:
+                elif rest > HALF:
                     multiply_narrow_panel(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        result, result_at, result_row, begin - first,
+                        result, result_at, result_row, more,
                     )  # fmt: skip
-        rest = columns % PANEL
-        if last_panel == panels and rest > 0:
-            for i in range(count):
-                for j in range(0, rest, WIDTH):
-                    value = load(spare, i * PANEL + j)
-                    store_part(c, to + i * columns + columns - rest + j, value, rest - j)
+                elif rest > QUARTER:
+                    multiply_half_panel(
+                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
+                        result, result_at, result_row, more,
+                    )  # fmt: skip
+                else:
+                    multiply_quarter_panel(
+                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
+                        result, result_at, result_row, more,
+                    )  # fmt: skip
+                if end == last and (not whole or has_row or after != _AS_IT_IS):
+                    _finish_panel(
+                        result, result_at, result_row, c, to, count, columns, panel * PANEL,
+                        adding and not whole, has_row, row, after, mask,
+                    )  # fmt: skip

@@ -72,8 +72,14 @@ def empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Any:
     count = int(np.prod(shape))
     spare = ALIGNMENT // kind.itemsize
     raw = np.empty(count + spare, kind)
-    first = (-raw.ctypes.data % ALIGNMENT) // kind.itemsize
+    first = (-address(raw) % ALIGNMENT) // kind.itemsize
     return raw[first : first + count].reshape(shape)
+
+
+def address(array: Any) -> int:
+    """Where an array begins in memory; `array.ctypes.data` takes twice as long."""
+    first: int = array.__array_interface__["data"][0]
+    return first
 
 
 _own = threading.local()
@@ -112,9 +118,32 @@ def launch(entry: int | None, bits: Any) -> None:
     count = threads()
     workers = min(count, numba.config.NUMBA_NUM_THREADS)
     with _pool:
-        if numba.get_num_threads() != workers:
+        if _own.__dict__.get("workers") != workers:  # Numba keeps it for each thread of Python's, and is slow to tell
             numba.set_num_threads(workers)
-        _runner()(count, entry, bits.ctypes.data)
+            _own.workers = workers
+        _runner()(count, entry, address(bits))
+
+
+def _address_of(kind: Any) -> Callable[[Any], int]:
+    def code(array: Any) -> int:
+        if array.dtype != kind or not array.flags.c_contiguous:
+            raise TypeError(f"a kernel needs contiguous {kind} arrays, got {array.dtype} {array.strides}")
+        return address(array)
+
+    return code
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+_CODERS: dict[str, Callable[[Any], int]] = {
+    "Floats": _address_of(np.dtype(np.float32)),
+    "Bytes": _address_of(np.dtype(np.uint8)),
+    "int": _unchanged,  # whole numbers and truth values, of which NumPy makes int64
+    "bool": _unchanged,
+    "float": lambda value: int(np.float64(value).view(np.int64)),
+}
 
 
 class Kernel:
@@ -130,10 +159,11 @@ class Kernel:
         self.__doc__ = share.__doc__
         self._share = share
         self._kinds = [str(each.annotation) for each in list(inspect.signature(share).parameters.values())[2:]]
+        self._coders = [_CODERS[kind] for kind in self._kinds]
         self._entry: int | None = None
 
     def __call__(self, *values: Any) -> None:
-        bits = np.array([_CODERS[kind](value) for kind, value in zip(self._kinds, values, strict=True)], np.int64)
+        bits = np.array([code(value) for code, value in zip(self._coders, values, strict=True)], np.int64)
         if self._entry is None:
             with _pool:
                 self._compile()
@@ -181,23 +211,6 @@ class Kernel:
 kernel = Kernel
 
 
-def _address(kind: type) -> Callable[[Any], int]:
-    def code(array: Any) -> int:
-        if array.dtype != kind or not array.flags.c_contiguous:
-            raise TypeError(f"a kernel needs contiguous {np.dtype(kind)} arrays, got {array.dtype} {array.strides}")
-        address: int = array.ctypes.data
-        return address
-
-    return code
-
-
-_CODERS: dict[str, Callable[[Any], int]] = {
-    "Floats": _address(np.float32),
-    "Bytes": _address(np.uint8),
-    "int": int,
-    "bool": int,
-    "float": lambda value: int(np.float64(value).view(np.int64)),
-}
 _DECODERS = {
     "Floats": "floats_from(bits[{}])",
     "Bytes": "bytes_from(bits[{}])",

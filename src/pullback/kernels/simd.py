@@ -87,14 +87,14 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 vector = _Vector()
 
 
-def as_vector(builder: Any, pointer: Any) -> Any:
-    return builder.bitcast(pointer, VECTOR.as_pointer())
+def as_vector(builder: Any, pointer: Any, kind: Any = VECTOR) -> Any:
+    return builder.bitcast(pointer, kind.as_pointer())
 
 
 def splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
 
 
 def _lane_mask(builder: Any, count: Any) -> Any:
@@ -179,6 +179,34 @@ def _where_positive(typing: Any, sign: Any, value: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", values[0], zero), values[1], zero)
 
     return vector(vector, vector), emit
+
+
+def _first_lanes(typing: Any, value: Any, count: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(_lane_mask(builder, values[1]), values[0], ir.Constant(VECTOR, None))
+
+    return vector(vector, types.intp), emit
+
+
+def _across(join: Callable[[Any, Any, Any], Any]) -> Any:
+    """An intrinsic that joins all lanes to one number, by halves."""
+
+    def declare(typing: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            (value,), half = values, WIDTH // 2
+            while half:
+                order = ir.Constant(_LANES, [(lane + half) % WIDTH for lane in range(WIDTH)])
+                value = join(builder, value, builder.shuffle_vector(value, value, order))
+                half //= 2
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+        return types.float32(vector), emit
+
+    return intrinsic(declare)
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 _BYTES = ir.VectorType(ir.IntType(8), WIDTH)
@@ -290,6 +318,12 @@ prefetch_to_write = _prefetch(True)
 """`prefetch_to_write(pointer, index)`: the same for an element that will be written."""
 at_least = intrinsic(_at_least)
 """`at_least(value, floor)`: the larger in each lane; NaN stays."""
+first_lanes = intrinsic(_first_lanes)
+"""`first_lanes(value, count)`: the first `count` lanes, zeros after."""
+sum_of_lanes = _across(lambda builder, a, b: builder.fadd(a, b))
+"""`sum_of_lanes(value)`: a number."""
+largest_lane = _across(_larger)
+"""`largest_lane(value)`: a number, which a NaN in a lane leaves as it is."""
 where_positive = intrinsic(_where_positive)
 """`where_positive(sign, value)`: value where sign > 0, and 0 elsewhere."""
 
@@ -357,8 +391,10 @@ _binary("fsub", operator.sub)
 _binary("fmul", operator.mul)
 
 
-def _tile(rows: int, vectors: int = 2) -> Any:
-    """The product tile of so many rows and vectors: C[i, :] (+)= sum over k of A[i, k] B[k, :], sums kept in registers.
+def _tile(rows: int, vectors: int, lanes: int) -> Any:
+    """The product tile of so many rows and vectors of so many lanes: C[i, :] (+)= sum over k of A[i, k] B[k, :].
+
+    The sums are kept in registers.
 
     Arguments: depth, then A, its first element, the steps to the next row and the next k; B, its first element and
     the step to the next k; C, its first element and the step to the next row; and whether to add to what C holds.
@@ -377,12 +413,13 @@ def _tile(rows: int, vectors: int = 2) -> Any:
             def number(value: int) -> Any:
                 return ir.Constant(INTEGER, value)
 
-            zero = ir.Constant(VECTOR, None)
+            kind = ir.VectorType(_FLOAT, lanes)
+            zero = ir.Constant(kind, None)
             cells = [(row, part) for row in range(rows) for part in range(vectors)]
             targets = {}
             for row, part in cells:
-                offset = builder.add(builder.mul(number(row), c_row), number(part * WIDTH))
-                targets[row, part] = as_vector(builder, builder.gep(c, [offset]))
+                offset = builder.add(builder.mul(number(row), c_row), number(part * lanes))
+                targets[row, part] = as_vector(builder, builder.gep(c, [offset]), kind)
             # A pointer for every third row: the two between are reached by the address modes of one instruction.
             starts = [builder.gep(a, [builder.mul(number(row), a_row)]) for row in range(0, rows, 3)]
             between = [number(0), a_row, builder.mul(number(2), a_row)]
@@ -400,14 +437,14 @@ def _tile(rows: int, vectors: int = 2) -> Any:
             builder.position_at_end(loop)
             k, b_at = builder.phi(INTEGER), builder.phi(b.type)
             a_at = [builder.phi(a.type) for _ in starts]
-            sums = {cell: builder.phi(VECTOR) for cell in cells}
+            sums = {cell: builder.phi(kind) for cell in cells}
             right = [
-                builder.load(as_vector(builder, builder.gep(b_at, [number(part * WIDTH)])), align=4)
+                builder.load(as_vector(builder, builder.gep(b_at, [number(part * lanes)]), kind), align=4)
                 for part in range(vectors)
             ]
             added = {}
             for row in range(rows):
-                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
+                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])), kind)
                 for part in range(vectors):
                     added[row, part] = multiply_add(builder, left, right[part], sums[row, part])
             k_next = builder.add(k, number(1))
@@ -436,62 +473,53 @@ def _tile(rows: int, vectors: int = 2) -> Any:
 def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
     if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
         return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
-    fma = declared(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
+    fma = declared(builder, f"llvm.fma.v{total.type.count}f32", total.type, [total.type] * 3)
     return builder.call(fma, [left, right, total])
 
 
-_LARGE, _MEDIUM, _SMALL = ROWS
-_tile_large, _tile_medium, _tile_small = _tile(_LARGE), _tile(_MEDIUM), _tile(_SMALL)
-_tile_two, _tile_one = _tile(2), _tile(1)
-_narrow_large, _narrow_small, _narrow_one = _tile(_LARGE, 1), _tile(_SMALL, 1), _tile(1, 1)
+def _rows_of_tiles(vectors: int, lanes: int) -> Any:
+    """C (+)= A B for any number of rows and so many columns; first elements and steps as in `_tile`."""
+    (most, some, few), (two, one) = ROWS, (2, 1)
+    tile_most, tile_some, tile_few, tile_two, tile_one = (_tile(rows, vectors, lanes) for rows in (*ROWS, two, one))
+
+    @inline
+    def multiply(
+        rows: int, depth: int, a: Any, a_first: int, a_row: int, a_k: int, b: Any, b_first: int, b_k: int,
+        c: Any, c_first: int, c_row: int, accumulate: int,
+    ) -> None:  # fmt: skip
+        row = 0
+        while row < rows:
+            left = rows - row
+            at, to = a_first + row * a_row, c_first + row * c_row
+            if left >= most and left != 2 * some:
+                tile_most(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+                row += most
+            elif left >= some:
+                tile_some(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+                row += some
+            elif left >= few:
+                tile_few(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+                row += few
+            elif left >= two:
+                tile_two(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+                row += two
+            else:
+                tile_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
+                row += one
+
+    return multiply
 
 
-@inline
-def multiply_panel(
-    rows: int, depth: int, a: Any, a_first: int, a_row: int, a_k: int, b: Any, b_first: int, b_k: int,
-    c: Any, c_first: int, c_row: int, accumulate: int,
-) -> None:  # fmt: skip
-    """C (+)= A B for any number of rows and PANEL columns; first elements and steps as in `_tile`."""
-    row = 0
-    while row < rows:
-        left = rows - row
-        at, to = a_first + row * a_row, c_first + row * c_row
-        if left >= _LARGE and left != 2 * _MEDIUM:
-            _tile_large(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += _LARGE
-        elif left >= _MEDIUM:
-            _tile_medium(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += _MEDIUM
-        elif left >= _SMALL:
-            _tile_small(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += _SMALL
-        elif left >= 2:
-            _tile_two(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += 2
-        else:
-            _tile_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += 1
-
-
-@inline
-def multiply_narrow_panel(
-    rows: int, depth: int, a: Any, a_first: int, a_row: int, a_k: int, b: Any, b_first: int, b_k: int,
-    c: Any, c_first: int, c_row: int, accumulate: int,
-) -> None:  # fmt: skip
-    """The same for WIDTH columns."""
-    row = 0
-    while row < rows:
-        left = rows - row
-        at, to = a_first + row * a_row, c_first + row * c_row
-        if left >= _LARGE:
-            _narrow_large(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += _LARGE
-        elif left >= _SMALL:
-            _narrow_small(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += _SMALL
-        else:
-            _narrow_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-            row += 1
+HALF, QUARTER = (max(WIDTH // part, 4) for part in (2, 4))
+multiply_panel = _rows_of_tiles(2, WIDTH)
+"""The product of `PANEL` columns."""
+multiply_narrow_panel = _rows_of_tiles(1, WIDTH)
+"""The product of `WIDTH` columns."""
+multiply_half_panel = _rows_of_tiles(1, HALF)
+"""The product of `HALF` columns, for what is left at the right edge: shorter vectors are no slower, and faster on some
+CPUs."""
+multiply_quarter_panel = _rows_of_tiles(1, QUARTER)
+"""The product of `QUARTER` columns."""
 
 
 @inline

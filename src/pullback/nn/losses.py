@@ -56,17 +56,16 @@ def binary_cross_entropy_with_logits(logits: Array, targets: Array) -> Array:
 
 def _one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """Rows of zeros with a one. Of the labels of a compiled program, which nobody may look at, wrong ones give NaN."""
-    wrong = (labels < 0) | (labels >= classes)
-    rows = (labels[..., None] == np.arange(classes)).astype(dtype)
     if isinstance(labels, Tensor):
-        return np.where(wrong[..., None], np.asarray(np.nan, dtype), rows)
+        return rules.one_hot(labels, classes=classes, dtype=np.dtype(dtype))
+    wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         index = place[0] if len(place) == 1 else place
         raise DataError(
             f"softmax_cross_entropy: expected labels from 0 to {classes - 1}, got {labels[place]} at index {index}"
         )
-    return rows
+    return rules.one_hot.fn(labels, classes=classes, dtype=np.dtype(dtype))
 
 
 def _check_same(name: str, predictions: Array, targets: Array) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -145,7 +146,7 @@ class Module:
             buffer.update(np.array(state[path]))
         for path, module in self.modules():
             for name, value in vars(module).items():
-                if name in module._part_names():
+                if name in _split(module)[2].parts:
                     vars(module)[name] = _replaced(value, _join(path, name), state)
 
     # -- modes ----------------------------------------------------------------------------------------------
@@ -216,10 +217,6 @@ class Module:
         return f"{type(self).__name__}({', '.join(items)})"
 
     # -- parts ----------------------------------------------------------------------------------------------
-    def _part_names(self) -> tuple[str, ...]:
-        """The attributes that hold parameters."""
-        return tuple(name for name, value in vars(self).items() if name in self._parts or _is_part(name, value, self))
-
     def _own_parts(self) -> Iterator[tuple[str, Module]]:
         """The modules directly in this one, by the name of the attribute and the place in it."""
         for name, value in vars(self).items():
@@ -248,11 +245,23 @@ class _Settings:
         return f"{self.kind.__name__} with {', '.join(self.parts) or 'no parameters'}"
 
 
-def _split(module: Module) -> tuple[list[str], list[Any], _Settings]:
-    names = module._part_names()
-    attributes = vars(module)
-    rest = {name: value for name, value in attributes.items() if name not in names}
-    return [f".{name}" for name in names], [attributes[name] for name in names], _Settings(type(module), names, rest)
+def _split(module: Module) -> tuple[tuple[str, ...], list[Any], _Settings]:
+    own, parts, rest = module._parts, {}, {}
+    for name, value in vars(module).items():  # in one go, as it is done at every step of a training
+        if name in own or (type(value) not in _PLAIN and _is_part(name, value, module)):
+            parts[name] = value
+        else:
+            rest[name] = value
+    names = tuple(parts)
+    return _keys(names), list(parts.values()), _Settings(type(module), names, rest)
+
+
+@cache
+def _keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f".{name}" for name in names)
+
+
+_PLAIN = {bool, int, float, str, type(None)}
 
 
 def _join_parts(settings: _Settings, parts: list[Any]) -> Module:

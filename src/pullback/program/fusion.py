@@ -26,7 +26,7 @@ def fuse(program: Program) -> Program:
     """All fusions, each checked, in an order in which one clears the way for the next."""
     for change in (
         relu_into_affine, masks, masks_into_normalisation, moments_into_stores, sums_into_stores, gradients_into_loads,
-        affines_into_loads, adam_updates, accumulations,
+        affines_into_loads, adam_updates, accumulations, products_into_sums, rows_into_products, masks_into_products,
     ):  # fmt: skip
         program = dead_code(change(program)).check(change.__name__)
     return program
@@ -277,6 +277,74 @@ def accumulations(program: Program) -> Program:
     return graph.program()
 
 
+def products_into_sums(program: Program) -> Program:
+    """x + number a b, or less that: the product is added to x, as in a step of gradient descent, and kept nowhere."""
+    graph = _Graph(program)
+    add, subtract = PRIMITIVES["add"], PRIMITIVES["subtract"]
+    for number, step in enumerate(program.steps):
+        if step.primitive not in (add, subtract) or not graph.all_float32(step):
+            continue
+        for x, term in (step.inputs, step.inputs[::-1])[: 2 if step.primitive is add else 1]:
+            scaled = graph.scaled(term, number)
+            product, user = (term, number) if scaled is None else (scaled[1], scaled[0])
+            at = graph.product(product, user)
+            if at is None or program.types[x] != program.types[step.outputs[0]]:
+                continue
+            params = {**graph.steps[at].params, "sign": 1.0 if step.primitive is add else -1.0}
+            inputs = (*graph.steps[at].inputs, x)
+            if scaled is not None:
+                inputs, params = (*inputs, scaled[2]), {**params, "scaled": True}
+                graph.remove(scaled[0])
+            operation = operations.matmul("panels", adding=True)
+            graph.steps[number] = Step(operation, inputs, params, step.outputs, step.source, (0,))
+            graph.remove(at)
+            break
+    return graph.program()
+
+
+def rows_into_products(program: Program) -> Program:
+    """a b + row, and the ReLU of it: a layer of neurons is one step."""
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is not PRIMITIVES["add"] or not graph.all_float32(step):
+            continue
+        for product, row in (step.inputs, step.inputs[::-1]):
+            at = graph.product(product, number)
+            if at is None or program.types[row].shape != program.types[product].shape[1:]:
+                continue
+            made = graph.steps[at]
+            inputs, params = (*made.inputs, row), {**made.params, "row": True}
+            graph.steps[number] = made._replace(inputs=inputs, params=params, outputs=step.outputs)
+            graph.remove(at)
+            users = graph.users[step.outputs[0]]
+            relu = users[0] if len(users) == 1 else None
+            if relu is not None and graph.steps[relu].primitive is nn.relu:
+                params = {**params, "ending": "relu"}
+                graph.steps[relu] = made._replace(inputs=inputs, params=params, outputs=graph.steps[relu].outputs)
+                graph.remove(number)
+            break
+    return graph.program()
+
+
+def masks_into_products(program: Program) -> Program:
+    """a b times (y > 0), the adjoint of a ReLU: the product is masked as it is stored."""
+    graph = _Graph(program)
+    for number, step in enumerate(program.steps):
+        if step.primitive is not PRIMITIVES["multiply"]:
+            continue
+        for product, mask in (step.inputs, step.inputs[::-1]):
+            at, compared = graph.product(product, number), graph.maker(mask, PRIMITIVES["greater"])
+            if at is None or compared is None or not _is_zero(program, program.steps[compared].inputs[1]):
+                continue
+            made, y = graph.steps[at], program.steps[compared].inputs[0]
+            if made.primitive is operations.matmul("panels") and program.types[y] == program.types[product]:
+                params = {**made.params, "ending": "mask"}
+                graph.steps[number] = made._replace(inputs=(*made.inputs, y), params=params, outputs=step.outputs)
+                graph.remove(at)
+                break
+    return graph.program()
+
+
 class _Graph:
     """A program whose steps can be replaced and removed, and who makes and takes each value."""
 
@@ -310,6 +378,12 @@ class _Graph:
             if types[array] == types[place] and not types[factor].shape:
                 return number, array, factor
         return None
+
+    def product(self, place: int, user: int) -> int | None:
+        """The number of the step that makes a value that only `user` takes, if it is a plain product of matrices."""
+        number = self.maker(place, operations.matmul("panels"))
+        plain = number is not None and self.steps[number].params.keys() == {"left", "right"}
+        return number if plain and self.is_only_use(place, user) else None
 
     def all_float32(self, step: Step) -> bool:
         return all(self._program.types[place].dtype == np.float32 for place in (*step.inputs, *step.outputs))

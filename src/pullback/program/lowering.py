@@ -67,6 +67,8 @@ class _Lowering:
         self.types = dict(program.types)
         self.steps: list[Step] = []
         self.makers = {place: step for step in program.steps for place in step.outputs}
+        self.gradients: dict[int, int] = {}
+        """Of what a loss has saved, the gradient that was found with the loss."""
 
     def add(
         self,
@@ -186,6 +188,33 @@ def _batch_norm_backward(step: Step, to: _Lowering) -> bool:
     return to.add(step, operations.norm_gradient, (g, x, *parts), (dx,))
 
 
+def _cross_entropy(step: Step, to: _Lowering) -> bool:
+    """The loss and its gradient are found together, from the labels themselves where the targets are made of them."""
+    logits, targets = step.inputs
+    shape, saved = to.types[logits].shape, step.outputs[1:]
+    adjoints = [each for each in to.program.steps if not set(saved).isdisjoint(each.inputs)]
+    taken = {place for each in to.program.steps for place in each.inputs} | set(to.program.outputs)
+    if len(shape) != 2 or not all(
+        _function(each) is nn.softmax_cross_entropy.backward and each.outputs[1] not in taken for each in adjoints
+    ):
+        return False  # more is asked for than the gradient by the logits
+    maker = to.makers.get(targets)
+    if maker is not None and maker.primitive is nn.one_hot and len(to.types[maker.inputs[0]].shape) == 1:
+        targets = maker.inputs[0]
+    alone = len(adjoints) == 1 and np.all(to.program.constants.get(adjoints[0].inputs[-1], 0.0) == 1.0)
+    gradient = adjoints[0].outputs[0] if alone else to.new(shape)
+    to.gradients.update(dict.fromkeys(saved, gradient))
+    return to.add(step, operations.cross_entropy, (logits, targets), (step.outputs[0], gradient))
+
+
+def _cross_entropy_backward(step: Step, to: _Lowering) -> bool:
+    gradient = to.gradients.get(step.inputs[0])
+    if gradient is not None and gradient != step.outputs[0]:
+        inputs = (gradient, step.inputs[-1])
+        to.steps.append(Step(PRIMITIVES["multiply"], inputs, {}, step.outputs[:1], step.source))
+    return gradient is not None
+
+
 def _matmul(step: Step, to: _Lowering) -> bool:
     """A transposed factor is read as it lies."""
     if any(len(to.types[place].shape) != 2 for place in (*step.inputs, *step.outputs)):
@@ -220,6 +249,8 @@ _RULES: dict[Any, Callable[[Step, _Lowering], bool]] = {
     pooling.max_pool2d_scatter: _scatter,
     nn.batch_norm.forward: _batch_norm,
     nn.batch_norm.backward: _batch_norm_backward,
+    nn.softmax_cross_entropy.forward: _cross_entropy,
+    nn.softmax_cross_entropy.backward: _cross_entropy_backward,
     linalg.matmul: _matmul,
 }
 

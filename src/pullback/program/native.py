@@ -327,8 +327,8 @@ def _dying(program: Program, steps: Sequence[Step], needed: set[int]) -> list[bo
     kept = {roots.get(place, place) for place in (*needed, *program.constants)}
     found = []
     for number, step in enumerate(steps):
-        first, *others = [roots[place] for place in step.inputs] or [None]
-        found.append(first is not None and first not in kept and first not in others and last[first] == number)
+        taken = [roots[place] for place in step.inputs]
+        found.append(bool(taken) and taken[0] not in kept and taken.count(taken[0]) == 1 and last[taken[0]] == number)
     return found
 
 

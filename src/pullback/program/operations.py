@@ -218,19 +218,49 @@ through_relu = Operation("through_relu", _through_relu, {0: 0})
 """g, x, scale, shift -> g where x scale + shift is positive, else 0."""
 
 
+# -- losses ----------------------------------------------------------------------------------------------------------
+def _cross_entropy(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import losses
+
+    logits, targets = values
+    outs[0][...] = losses.softmax_cross_entropy(np.ascontiguousarray(logits), targets, outs[1])
+
+
+cross_entropy = Operation("softmax_cross_entropy", _cross_entropy)
+"""Logits (N, K), distributions (N, K) or labels (N,) -> the mean loss, and its gradient by the logits."""
+
+
 # -- products of matrices, sums, optimisers --------------------------------------------------------------------------
 @cache
-def matmul(algorithm: str) -> Operation:
-    """a, b -> their product, a factor transposed by the parameters `left` and `right`."""
+def matmul(algorithm: str, adding: bool = False) -> Operation:
+    """a, b -> their product, a factor transposed by the parameters `left` and `right`.
+
+    Parameters that `fusion.py` adds name what is done as it is stored, whose inputs follow in this order: `sign` (x,
+    and a number if `scaled`: `sign` times the product, and times the number, is added to x); `row` (a row, which is
+    added); `ending`, "relu" for the positive part, or "mask" (y: what of it stands where y > 0).
+    """
 
     def multiply(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
         from pullback.kernels import matmul as kernels
 
-        a, b = (np.ascontiguousarray(value) for value in values)
+        a, b, *rest = (np.ascontiguousarray(value) for value in values)
+        (out,) = outs
+        if adding:
+            (x,) = _taken(rest, 1)
+            if x is not out:
+                np.copyto(out, x)
+        number = float(_taken(rest, 1)[0].item()) if params.get("scaled") else 1.0
+        ending = kernels.Ending(
+            scale=params.get("sign", 1.0) * number,
+            adding=adding,
+            row=_taken(rest, 1)[0] if params.get("row") else None,
+            relu=params.get("ending") == "relu",
+            mask=_taken(rest, 1)[0] if params.get("ending") == "mask" else None,
+        )
         left, right = params["left"], params["right"]
-        kernels.multiply(a, b, outs[0], transposed_left=left, transposed_right=right, algorithm=algorithm)
+        kernels.multiply(a, b, out, transposed_left=left, transposed_right=right, algorithm=algorithm, ending=ending)
 
-    return Operation(f"matmul[{algorithm}]", multiply)
+    return Operation(f"matmul[{algorithm}]", multiply, {0: 2} if adding else None)
 
 
 def _multiply_accumulate(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:

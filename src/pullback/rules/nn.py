@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from pullback.core.primitive import Elementwise, Fused
+from pullback.core.primitive import Elementwise, Fused, Untracked
 from pullback.core.tensor import Array
 from pullback.core.trace import stop_gradient
 from pullback.rules.compiled import worth_compiling
 
 __all__ = [
-    "batch_norm", "erf", "layer_norm", "log_softmax", "relu", "sigmoid", "softmax", "softmax_cross_entropy", "softplus",
+    "batch_norm", "erf", "layer_norm", "log_softmax", "one_hot", "relu", "sigmoid", "softmax", "softmax_cross_entropy",
+    "softplus",
 ]  # fmt: skip
 
 
@@ -132,6 +133,13 @@ def _cross_entropy_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array
     return d_logits, log_p * -scale
 
 
+def _one_hot(labels: Array, *, classes: int, dtype: Any) -> Array:
+    """Rows of zeros with a one at the label; of NaN where the label is none of the classes."""
+    rows = (labels[..., None] == np.arange(classes)).astype(dtype)
+    rows[(labels < 0) | (labels >= classes)] = np.nan
+    return rows
+
+
 def _cross_entropy_reference(logits: Array, targets: Array) -> Array:
     return -np.sum(targets * _log_softmax_reference(logits)) / _rows(logits)
 
@@ -145,6 +153,7 @@ log_softmax = Fused(_log_softmax_forward, _log_softmax_backward, _log_softmax_re
 softmax_cross_entropy = Fused(
     _cross_entropy_forward, _cross_entropy_backward, _cross_entropy_reference, name="softmax_cross_entropy"
 )
+one_hot = Untracked(_one_hot, name="one_hot", register=False)
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------
