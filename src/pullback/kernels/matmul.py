@@ -4,6 +4,7 @@ A panel of the right factor is packed into the first-level cache for each block 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -14,9 +15,7 @@ from pullback.kernels import blocked, runtime
 from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
-    HALF,
     PANEL,
-    QUARTER,
     ROWS,
     WIDTH,
     Pointer,
@@ -26,10 +25,8 @@ from pullback.kernels.simd import (
     inline,
     load,
     load_part,
-    multiply_half_panel,
     multiply_narrow_panel,
     multiply_panel,
-    multiply_quarter_panel,
     offset,
     store,
     store_part,
@@ -120,13 +117,7 @@ def multiply(
     if not (a.size and c.size):  # no terms; the kernel expects at least one
         _finish_in_numpy(np.zeros_like(c), c, ending)
         return
-    threads = runtime.threads() if rows * depth * columns >= _SHARED else 1
-    blocks = -(-rows // _BLOCK)
-    if blocks % threads and rows >= threads * 2 * ROWS[0]:
-        blocks = round_up(blocks, threads)
-    groups = min(-(-columns // PANEL), threads // gcd(blocks, threads))
-    splits = min(-(-depth // _DEPTH), threads // gcd(blocks * groups, threads))
-    block = round_up(-(-rows // blocks), ROWS[-1])
+    blocks, groups, splits, block = _shares(rows, depth, columns, runtime.threads())
     parts = c if splits == 1 else runtime.reserved("parts", splits * c.size)
     left = max(_DEPTH * (block + WIDTH), block * _STEP)
     room, room_size = runtime.scratch(_DEPTH * PANEL + block * PANEL + left)
@@ -142,6 +133,19 @@ def multiply(
         total = runtime.empty(c.shape)
         runtime.add_parts(parts, splits, c.size, total)
         _finish_in_numpy(total, c, ending)
+
+
+@lru_cache(1024)
+def _shares(rows: int, depth: int, columns: int, threads: int) -> tuple[int, int, int, int]:
+    """In how many blocks of rows, groups of columns and stretches of the depth the work is shared; rows of a block."""
+    if rows * depth * columns < _SHARED:
+        threads = 1
+    blocks = -(-rows // _BLOCK)
+    if blocks % threads and rows >= threads * 2 * ROWS[0]:
+        blocks = round_up(blocks, threads)
+    groups = min(-(-columns // PANEL), threads // gcd(blocks, threads))
+    splits = min(-(-depth // _DEPTH), threads // gcd(blocks * groups, threads))
+    return blocks, groups, splits, round_up(-(-rows // blocks), ROWS[-1])
 
 
 def _finish_in_numpy(product: Any, c: Any, ending: Ending) -> None:
@@ -268,18 +272,8 @@ def matrix_product(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
                         result, result_at, result_row, more,
                     )  # fmt: skip
-                elif rest > HALF:
-                    multiply_narrow_panel(
-                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        result, result_at, result_row, more,
-                    )  # fmt: skip
-                elif rest > QUARTER:
-                    multiply_half_panel(
-                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
-                        result, result_at, result_row, more,
-                    )  # fmt: skip
                 else:
-                    multiply_quarter_panel(
+                    multiply_narrow_panel(
                         count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
                         result, result_at, result_row, more,
                     )  # fmt: skip

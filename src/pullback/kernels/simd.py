@@ -87,14 +87,14 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 vector = _Vector()
 
 
-def as_vector(builder: Any, pointer: Any, kind: Any = VECTOR) -> Any:
-    return builder.bitcast(pointer, kind.as_pointer())
+def as_vector(builder: Any, pointer: Any) -> Any:
+    return builder.bitcast(pointer, VECTOR.as_pointer())
 
 
 def splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None))
 
 
 def _lane_mask(builder: Any, count: Any) -> Any:
@@ -391,10 +391,8 @@ _binary("fsub", operator.sub)
 _binary("fmul", operator.mul)
 
 
-def _tile(rows: int, vectors: int, lanes: int) -> Any:
-    """The product tile of so many rows and vectors of so many lanes: C[i, :] (+)= sum over k of A[i, k] B[k, :].
-
-    The sums are kept in registers.
+def _tile(rows: int, vectors: int) -> Any:
+    """The product tile of so many rows and vectors: C[i, :] (+)= sum over k of A[i, k] B[k, :], sums kept in registers.
 
     Arguments: depth, then A, its first element, the steps to the next row and the next k; B, its first element and
     the step to the next k; C, its first element and the step to the next row; and whether to add to what C holds.
@@ -413,13 +411,12 @@ def _tile(rows: int, vectors: int, lanes: int) -> Any:
             def number(value: int) -> Any:
                 return ir.Constant(INTEGER, value)
 
-            kind = ir.VectorType(_FLOAT, lanes)
-            zero = ir.Constant(kind, None)
+            zero = ir.Constant(VECTOR, None)
             cells = [(row, part) for row in range(rows) for part in range(vectors)]
             targets = {}
             for row, part in cells:
-                offset = builder.add(builder.mul(number(row), c_row), number(part * lanes))
-                targets[row, part] = as_vector(builder, builder.gep(c, [offset]), kind)
+                offset = builder.add(builder.mul(number(row), c_row), number(part * WIDTH))
+                targets[row, part] = as_vector(builder, builder.gep(c, [offset]))
             # A pointer for every third row: the two between are reached by the address modes of one instruction.
             starts = [builder.gep(a, [builder.mul(number(row), a_row)]) for row in range(0, rows, 3)]
             between = [number(0), a_row, builder.mul(number(2), a_row)]
@@ -437,14 +434,14 @@ def _tile(rows: int, vectors: int, lanes: int) -> Any:
             builder.position_at_end(loop)
             k, b_at = builder.phi(INTEGER), builder.phi(b.type)
             a_at = [builder.phi(a.type) for _ in starts]
-            sums = {cell: builder.phi(kind) for cell in cells}
+            sums = {cell: builder.phi(VECTOR) for cell in cells}
             right = [
-                builder.load(as_vector(builder, builder.gep(b_at, [number(part * lanes)]), kind), align=4)
+                builder.load(as_vector(builder, builder.gep(b_at, [number(part * WIDTH)])), align=4)
                 for part in range(vectors)
             ]
             added = {}
             for row in range(rows):
-                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])), kind)
+                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
                 for part in range(vectors):
                     added[row, part] = multiply_add(builder, left, right[part], sums[row, part])
             k_next = builder.add(k, number(1))
@@ -473,14 +470,14 @@ def _tile(rows: int, vectors: int, lanes: int) -> Any:
 def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
     if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
         return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
-    fma = declared(builder, f"llvm.fma.v{total.type.count}f32", total.type, [total.type] * 3)
+    fma = declared(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
     return builder.call(fma, [left, right, total])
 
 
-def _rows_of_tiles(vectors: int, lanes: int) -> Any:
-    """C (+)= A B for any number of rows and so many columns; first elements and steps as in `_tile`."""
-    (most, some, few), (two, one) = ROWS, (2, 1)
-    tile_most, tile_some, tile_few, tile_two, tile_one = (_tile(rows, vectors, lanes) for rows in (*ROWS, two, one))
+def _rows_of_tiles(vectors: int) -> Any:
+    """C (+)= A B for any number of rows and so many vectors of columns; first elements and steps as in `_tile`."""
+    most, some, few = ROWS
+    tile_most, tile_some, tile_few, tile_two, tile_one = (_tile(rows, vectors) for rows in (*ROWS, 2, 1))
 
     @inline
     def multiply(
@@ -500,26 +497,20 @@ def _rows_of_tiles(vectors: int, lanes: int) -> Any:
             elif left >= few:
                 tile_few(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
                 row += few
-            elif left >= two:
+            elif left >= 2:
                 tile_two(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-                row += two
+                row += 2
             else:
                 tile_one(depth, a, at, a_row, a_k, b, b_first, b_k, c, to, c_row, accumulate)
-                row += one
+                row += 1
 
     return multiply
 
 
-HALF, QUARTER = (max(WIDTH // part, 4) for part in (2, 4))
-multiply_panel = _rows_of_tiles(2, WIDTH)
+multiply_panel = _rows_of_tiles(2)
 """The product of `PANEL` columns."""
-multiply_narrow_panel = _rows_of_tiles(1, WIDTH)
+multiply_narrow_panel = _rows_of_tiles(1)
 """The product of `WIDTH` columns."""
-multiply_half_panel = _rows_of_tiles(1, HALF)
-"""The product of `HALF` columns, for what is left at the right edge: shorter vectors are no slower, and faster on some
-CPUs."""
-multiply_quarter_panel = _rows_of_tiles(1, QUARTER)
-"""The product of `QUARTER` columns."""
 
 
 @inline
