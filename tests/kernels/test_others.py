@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pullback.errors import ShapeError
-from pullback.kernels import elementwise, losses, matmul, normalisation, pooling, reference
+from pullback.kernels import elementwise, layer_norm, losses, matmul, normalisation, pooling, reference, rows
 
 SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (1, 700, 10), (130, 33, 257), (530, 430, 70), (40, 1024, 45)]
 IMAGES = [(1, 5, 7, 3), (7, 31, 29, 5), (33, 2, 2, 48), (2, 1, 1, 100), (3, 8, 8, 64)]
@@ -96,6 +96,45 @@ def test_labels_that_there_are_not_give_nan(label: int) -> None:
     loss = losses.softmax_cross_entropy(_normal(3, 4), np.array([0, label, 3]), gradient)
     assert np.isnan(loss)
     np.testing.assert_array_equal(np.isnan(gradient).any(1), [False, True, False])
+
+
+@pytest.mark.parametrize(("count", "table", "size"), [(1, 1, 1), (40, 7, 33), (500, 1000, 16), (0, 4, 3), (9, 2, 70)])
+def test_rows_added_at_places(count: int, table: int, size: int) -> None:
+    v, places = _normal(count, size), np.random.default_rng(0).integers(-table, table, count)
+    exact = np.zeros((table, size))
+    np.add.at(exact, places, v.astype(np.float64))
+    out = np.full((table, size), np.nan, np.float32)
+    rows.add_rows(v, places, out)
+    np.testing.assert_allclose(out, exact, rtol=0, atol=1e-6 * (1 + count))
+    for wrong in (table, -table - 1):
+        with pytest.raises(IndexError, match="expected places"):
+            rows.add_rows(_normal(1, size), np.array([wrong]), out)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (5, 17), (300, 64), (7, 1000)])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_layer_norm(count: int, size: int, offset: float) -> None:
+    x, gamma, beta, g = (
+        _normal(count, size) + np.float32(offset),
+        _normal(size),
+        _normal(size) * 2,
+        _normal(count, size),
+    )
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(1, keepdims=True)
+    exact_inverse = 1 / np.sqrt((centred**2).mean(1) + 1e-5)
+    exact = centred * exact_inverse[:, None]
+    y, normal, inverse, dx = np.empty_like(x), np.empty_like(x), np.empty(count, np.float32), np.empty_like(x)
+    layer_norm.layer_norm(x, gamma, beta, 1e-5, y, normal, inverse)
+    tolerance = 1e-5 if offset == 0.0 else 2e-3
+    np.testing.assert_allclose(normal, exact, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(y, exact * gamma + beta, rtol=tolerance, atol=tolerance * 4)
+    dgamma, dbeta = layer_norm.adjoint(g, normal, inverse, gamma, dx)
+    scaled = g.astype(np.float64) * gamma
+    shared = scaled.mean(1, keepdims=True) + normal * (scaled * normal).mean(1, keepdims=True)
+    np.testing.assert_allclose(dx, (scaled - shared) * inverse[:, None], rtol=1e-4, atol=1e-5 * inverse.max())
+    np.testing.assert_allclose(dgamma, (g * normal.astype(np.float64)).sum(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dbeta, g.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
 
 
 def _fits(shape: Any, window: Any, padding: Any) -> bool:

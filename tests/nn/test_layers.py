@@ -10,6 +10,7 @@ import pytest
 
 import pullback as pb
 from pullback import nn
+from pullback.program import lowering
 
 Build = Callable[[Any], nn.Module]
 
@@ -89,6 +90,28 @@ def test_one_example(name: str, rng: np.random.Generator) -> None:
     assert np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_as_eager(name: str, dtype: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients, with the kernels wherever they serve."""
+    monkeypatch.setattr(lowering, "worth_compiling", lambda *work: True)
+    build, shape = LAYERS[name]
+    x = rng.standard_normal(shape).astype(dtype)
+
+    def loss(layer: Any, x: Any) -> Any:
+        y = layer(x)
+        return np.sum(np.sin(y)), y
+
+    both = pb.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    compiled = pb.compile(both)
+    for _ in range(2):
+        ours, theirs = compiled(build(dtype), x), both(build(dtype), x)
+        tolerance = 1e-10 if dtype == np.float64 else 2e-4
+        for got, expected in zip(pb.tree.leaves(ours), pb.tree.leaves(theirs), strict=True):
+            assert np.asarray(got).dtype == np.asarray(expected).dtype
+            np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
 def test_examples_do_not_mix(rng: np.random.Generator) -> None:
     for name, (build, shape) in LAYERS.items():
         model = build(np.float64).eval()
@@ -106,6 +129,22 @@ def test_embedding(check_gradients: Callable[..., None]) -> None:
         layer(np.array([0, 5]))
     with pytest.raises(pb.DtypeError, match="expected integers"):
         layer(np.array([0.0]))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (0,)])
+def test_embedding_in_a_program(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "worth_compiling", lambda *work: True)
+    layer, numbers = nn.Embedding(5, 3, rng=0), np.random.default_rng(0).integers(0, 5, shape)
+    matrix = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+
+    def loss(layer: Any, numbers: Any) -> Any:
+        return np.sum(np.sin(layer(numbers) @ matrix))
+
+    compiled = pb.compile(pb.grad(loss))
+    np.testing.assert_allclose(compiled(layer, numbers).weight, pb.grad(loss)(layer, numbers).weight, atol=1e-6)
+    for wrong in (5, -1):
+        with pytest.raises(IndexError):
+            pb.compile(loss)(layer, np.array([0, wrong]))
 
 
 def test_dropout_keeps_the_mean_and_repeats_from_its_state() -> None:

@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 
 from pullback.kernels import runtime
 from pullback.kernels.functions import Number, exp
-from pullback.kernels.runtime import Floats, kernel, portion
+from pullback.kernels.runtime import Floats, Integers, kernel, portion
 from pullback.kernels.simd import (
     WIDTH,
     at_least,
@@ -44,18 +44,20 @@ def softmax_cross_entropy(logits: Any, targets: Any, gradient: Any) -> Any:
         gradient: float32 (N, K), to be written.
     """
     rows, classes = logits.shape
-    losses = runtime.empty(rows)
-    labels = targets.ndim == 1
-    if labels:  # whole numbers up to 2^24 are exact; there are not so many classes
-        targets = targets.astype(np.float32)
-    cross_entropy(logits, np.ascontiguousarray(targets), rows, classes, labels, gradient, losses)
+    losses, of_labels = runtime.empty(rows), targets.ndim == 1
+    labels = np.ascontiguousarray(targets, np.int64) if of_labels else _NONE
+    targets = logits if of_labels else np.ascontiguousarray(targets)
+    cross_entropy(logits, targets, of_labels, labels, rows, classes, gradient, losses)
     return np.float32(np.sum(losses, dtype=np.float64) / rows)
+
+
+_NONE = np.zeros(0, np.int64)
 
 
 @kernel
 def cross_entropy(
-    thread: int, threads: int, logits: Floats, targets: Floats, rows: int, classes: int, labels: bool,
-    gradient: Floats, losses: Floats,
+    thread: int, threads: int, logits: Floats, targets: Floats, of_labels: bool, labels: Integers, rows: int,
+    classes: int, gradient: Floats, losses: Floats,
 ) -> None:  # fmt: skip
     """Row by row, from the largest logit, so that no exponential overflows."""
     share = np.float32(1.0) / np.float32(rows)
@@ -77,8 +79,8 @@ def cross_entropy(
             store_part(gradient, at + k, power, classes - k)
             sums = sums + power
         total = sum_of_lanes(sums)
-        if labels:
-            label = int(targets[row])
+        if of_labels:
+            label = labels[row]
             known = 0 <= label < classes
             factor = share / total if known else np.float32(np.nan)
             for k in range(0, classes, WIDTH):

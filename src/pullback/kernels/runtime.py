@@ -29,6 +29,8 @@ Floats = Any
 """Annotates a contiguous float32 array of a kernel."""
 Bytes = Any
 """Annotates a contiguous uint8 array of a kernel."""
+Integers = Any
+"""Annotates a contiguous int64 array of a kernel."""
 
 
 def threads() -> int:
@@ -140,6 +142,7 @@ def _unchanged(value: Any) -> Any:
 _CODERS: dict[str, Callable[[Any], int]] = {
     "Floats": _address_of(np.dtype(np.float32)),
     "Bytes": _address_of(np.dtype(np.uint8)),
+    "Integers": _address_of(np.dtype(np.int64)),
     "int": _unchanged,  # whole numbers and truth values, of which NumPy makes int64
     "bool": _unchanged,
     "float": lambda value: int(np.float64(value).view(np.int64)),
@@ -149,9 +152,10 @@ _CODERS: dict[str, Callable[[Any], int]] = {
 class Kernel:
     """A function of one thread's share, compiled on first use; calling it runs every thread's share.
 
-    The function takes `(thread, threads, *arguments)`, and each argument is annotated `Floats` or `Bytes` (a contiguous
-    array, which arrives as a pointer), `int`, `bool` or `float`. So there is one machine code for each kernel. One
-    kernel runs at a time, others wait: two never compete for the same cores. The interpreter lock is free meanwhile.
+    The function takes `(thread, threads, *arguments)`, and each argument is annotated `Floats`, `Bytes` or `Integers`
+    (a contiguous array, which arrives as a pointer), `int`, `bool` or `float`. So there is one machine code for each
+    kernel. One kernel runs at a time, others wait: two never compete for the same cores. The interpreter lock is free
+    meanwhile.
     """
 
     def __init__(self, share: Callable[..., None]) -> None:
@@ -214,11 +218,12 @@ kernel = Kernel
 _DECODERS = {
     "Floats": "floats_from(bits[{}])",
     "Bytes": "bytes_from(bits[{}])",
+    "Integers": "integers_from(bits[{}])",
     "int": "bits[{}]",
     "bool": "bits[{}] != 0",
     "float": "double_from(bits[{}])",
 }
-_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_from", "bytes_from", "double_from")}
+_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_from", "bytes_from", "integers_from", "double_from")}
 
 
 def _call_entry(typing: Any, entry: Any, thread: Any, threads: Any, bits: Any) -> Any:

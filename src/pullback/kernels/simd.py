@@ -292,6 +292,7 @@ def _from_bits(kind: Any) -> Any:
 
 floats_from = _from_bits(types.CPointer(types.float32))
 bytes_from = _from_bits(types.CPointer(types.uint8))
+integers_from = _from_bits(types.CPointer(types.int64))
 double_from = _from_bits(types.float64)
 
 offset = intrinsic(_offset)

@@ -39,7 +39,10 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A vector for each of `count` whole numbers: integers of any shape to `(..., features)`."""
+    """A vector for each of `count` whole numbers: integers of any shape to `(..., features)`.
+
+    A number that there is not is a DataError; in a compiled program, which nobody may look into, an IndexError.
+    """
 
     def __init__(
         self,
@@ -54,9 +57,11 @@ class Embedding(Module):
         self.weight = weight_init(init.generator(rng), (count, features), dtype)
 
     def forward(self, x: Array) -> Array:
-        if isinstance(x, Tensor) or np.asarray(x).dtype.kind not in "iu":
+        x = x if isinstance(x, Tensor) else np.asarray(x)
+        if x.dtype.kind not in "iu":
             raise DtypeError(f"Embedding: expected integers, got dtype {x.dtype}; convert them: x.astype(int)")
-        x = np.asarray(x)
+        if isinstance(x, Tensor):
+            return self.weight[np.where(x < 0, self.count, x)]
         wrong = (x < 0) | (x >= self.count)
         if wrong.any():
             place = tuple(int(i) for i in np.argwhere(wrong)[0])

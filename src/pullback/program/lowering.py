@@ -16,7 +16,7 @@ from pullback.core.primitive import PRIMITIVES, Params
 from pullback.errors import ConfigError
 from pullback.program import operations
 from pullback.program.ir import Program, Step, Type
-from pullback.rules import convolution, linalg, nn, optim, pooling
+from pullback.rules import convolution, indexing, linalg, nn, optim, pooling
 from pullback.rules.compiled import worth_compiling
 
 Precision = Literal["float32", "float32-fast", "bfloat16"]
@@ -188,6 +188,24 @@ def _batch_norm_backward(step: Step, to: _Lowering) -> bool:
     return to.add(step, operations.norm_gradient, (g, x, *parts), (dx,))
 
 
+def _layer_norm(step: Step, to: _Lowering) -> bool:
+    return len(step.outputs) == 3 and to.add(
+        step, operations.layer_norm, step.inputs, step.outputs, eps=step.params["eps"]
+    )
+
+
+def _layer_norm_backward(step: Step, to: _Lowering) -> bool:
+    return to.add(step, operations.layer_norm_adjoint, step.inputs, step.outputs)
+
+
+def _add_rows(step: Step, to: _Lowering) -> bool:
+    if len(step.inputs) != 2 or len(step.params["template"]) != 1 or len(step.params["size"]) != 2:
+        return False
+    v, places = (to.types[place] for place in step.inputs)
+    rows = places.dtype.kind in "iu" and v.shape == (*places.shape, step.params["size"][1])
+    return rows and to.add(step, operations.add_rows, step.inputs, step.outputs)
+
+
 def _cross_entropy(step: Step, to: _Lowering) -> bool:
     """The loss and its gradient are found together, from the labels themselves where the targets are made of them."""
     logits, targets = step.inputs
@@ -249,9 +267,12 @@ _RULES: dict[Any, Callable[[Step, _Lowering], bool]] = {
     pooling.max_pool2d_scatter: _scatter,
     nn.batch_norm.forward: _batch_norm,
     nn.batch_norm.backward: _batch_norm_backward,
+    nn.layer_norm.forward: _layer_norm,
+    nn.layer_norm.backward: _layer_norm_backward,
     nn.softmax_cross_entropy.forward: _cross_entropy,
     nn.softmax_cross_entropy.backward: _cross_entropy_backward,
     linalg.matmul: _matmul,
+    indexing.index_add: _add_rows,
 }
 
 
@@ -265,6 +286,7 @@ _WORK: dict[Any, Callable[[Step, list[tuple[int, ...]]], int]] = {
     convolution.conv2d_input_adjoint: lambda step, shapes: _size(shapes[0]) * _size(shapes[1][:3]),
     convolution.conv2d_weight_adjoint: lambda step, shapes: _size(shapes[1]) * _size(shapes[2][:3]),
     nn.batch_norm.forward: lambda step, shapes: 8 * _size(shapes[0]),
+    nn.layer_norm.forward: lambda step, shapes: 8 * _size(shapes[0]),
     linalg.matmul: lambda step, shapes: _size(shapes[0]) * shapes[1][-1] if len(shapes[1]) == 2 else 0,
     optim.adam_step: lambda step, shapes: 32 * _size(shapes[0]),
 }

@@ -218,6 +218,45 @@ through_relu = Operation("through_relu", _through_relu, {0: 0})
 """g, x, scale, shift -> g where x scale + shift is positive, else 0."""
 
 
+# -- layer normalisation ---------------------------------------------------------------------------------------------
+def _layer_norm(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import layer_norm as kernels
+
+    x, gamma, beta = map(np.ascontiguousarray, values)
+    y, normal, inverse = outs
+    kernels.layer_norm(_rows(x), gamma, beta, params["eps"], _rows(y), _rows(normal), inverse.reshape(-1))
+
+
+def _layer_norm_adjoint(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import layer_norm as kernels
+
+    normal, inverse, gamma, g = map(np.ascontiguousarray, values)
+    dx, dgamma, dbeta = outs
+    dgamma[...], dbeta[...] = kernels.adjoint(_rows(g), _rows(normal), inverse.reshape(-1), gamma, _rows(dx))
+
+
+def _rows(x: Any) -> Any:
+    return x.reshape(-1, x.shape[-1])
+
+
+layer_norm = Operation("layer_norm", _layer_norm)
+"""x, gamma, beta -> y, x as it is normalised, and one over the standard deviation of each row."""
+layer_norm_adjoint = Operation("layer_norm_adjoint", _layer_norm_adjoint)
+"""The last two, gamma, g -> dx, dgamma, dbeta."""
+
+
+# -- embeddings ------------------------------------------------------------------------------------------------------
+def _add_rows(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    from pullback.kernels import rows
+
+    v, places = values
+    rows.add_rows(_rows(np.ascontiguousarray(v)), places.reshape(-1), outs[0])
+
+
+add_rows = Operation("add_rows", _add_rows)
+"""v (..., C), whole numbers (...) -> the rows of v added up at these places of zeros (N, C)."""
+
+
 # -- losses ----------------------------------------------------------------------------------------------------------
 def _cross_entropy(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
     from pullback.kernels import losses
