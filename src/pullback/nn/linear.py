@@ -57,10 +57,11 @@ class Embedding(Module):
         self.weight = weight_init(init.generator(rng), (count, features), dtype)
 
     def forward(self, x: Array) -> Array:
-        x = x if isinstance(x, Tensor) else np.asarray(x)
+        hidden = isinstance(x, Tensor)
+        x = x if hidden else np.asarray(x)
         if x.dtype.kind not in "iu":
             raise DtypeError(f"Embedding: expected integers, got dtype {x.dtype}; convert them: x.astype(int)")
-        if isinstance(x, Tensor):
+        if hidden:
             return self.weight[np.where(x < 0, self.count, x)]
         wrong = (x < 0) | (x >= self.count)
         if wrong.any():
