@@ -39,8 +39,8 @@ class Network:
 
     @property
     def has_images(self) -> bool:
-        """Whether the network keeps the axes of images, so that their layout matters."""
-        return any(type(module).__name__ == "Conv2d" for _, module in self.build().modules())
+        """Whether the network takes images, so that their layout matters."""
+        return len(self.input_shape) == 3
 
 
 def training(name: str, summary: str, network: Network, **options: Any) -> Workload:

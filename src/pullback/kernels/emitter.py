@@ -154,18 +154,25 @@ class Entry(NamedTuple):
     engine: Any  # which owns the code
 
 
-def compiled(emitter: Emitter) -> Entry:
-    """The machine code of a function of three arguments of 64 bits, from disk if it is there."""
-    text = str(emitter.module)
-    module = llvm.parse_assembly(text)
+def compiled(name: str, key: str, write: Callable[[], Emitter]) -> Entry:
+    """The machine code of a function of three arguments of 64 bits: from disk, if it is there by this key, or written.
+
+    The key says what the function is; the versions and the CPU are in the name of the folder.
+    """
+    digest = hashlib.sha256(f"{llvmlite.__version__} {key}".encode()).hexdigest()[:24]
+    file = f"{name}-{digest}.o"
+    code = _kept(file)
+    module = llvm.parse_assembly("" if code else str(write().module))
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu=cpu, features=features, opt=3)
+    triple = llvm.get_process_triple()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
     engine = llvm.create_mcjit_compiler(module, machine)
-    digest = hashlib.sha256(f"{llvmlite.__version__} {text}".encode()).hexdigest()[:24]
-    name = f"{emitter.module.name}-{digest}.o"
-    engine.set_object_cache(lambda module, code: _keep(name, code), lambda module: _kept(name))
+    if code:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    else:
+        engine.set_object_cache(lambda module, code: _keep(file, code))
     engine.finalize_object()
-    address = engine.get_function_address(emitter.module.name)
+    address = engine.get_function_address(name)
     call = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(address)
     return Entry(address, call, engine)
 

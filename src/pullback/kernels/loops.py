@@ -67,7 +67,7 @@ def run(loop: Loop, values: Sequence[Any], outs: Sequence[Any]) -> None:
 
 @cache
 def _compiled(loop: Loop) -> Entry:
-    return compiled(_Writer(loop))
+    return compiled("loop", repr(loop), lambda: _Writer(loop))
 
 
 # -- instructions ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
 
 @cache
 def _compiled(dtype: str) -> Entry:
-    return compiled(_Writer(dtype))
+    return compiled("machine", dtype, lambda: _Writer(dtype))
 
 
 class _Writer(Emitter):
