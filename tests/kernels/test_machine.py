@@ -138,3 +138,18 @@ def test_copies_between_strides(name, dtype, row):
         part = source.reshape(4, row) if dense else source.T
         expected[:, :row] = part if name == "copy" else before[:, :row] + part
         np.testing.assert_array_equal(arena[to : to + before.size].reshape(before.shape), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["fill", "add", "sum", "max", "matmul", "copy"])
+def test_a_single_number_leaves_its_neighbours_alone(name, dtype):
+    behind = np.arange(ROOM)
+    arena, (x, y, out) = arena_of(dtype, [2.0], [3.0], np.concatenate([[0.0], behind]))
+    ones, zeros = (1, 1, 1, 1), (0, 0, 0, 0)
+    fields = {
+        "fill": (1, out, x), "add": (1, out, x, 0, y, 0), "sum": (out, x, 1, 1, 1), "max": (out, x, 1, 1, 1),
+        "matmul": (out, x, y, 1, 1, 1, 1, 1, 1), "copy": (out, x, *ones, *zeros, *zeros),
+    }[name]  # fmt: skip
+    machine.run(dtype)(instructions((name, *fields)), arena)
+    assert arena[out] == {"add": 5.0, "matmul": 6.0}.get(name, 2.0)
+    np.testing.assert_array_equal(arena[out + 1 : out + 1 + ROOM], behind)

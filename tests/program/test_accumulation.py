@@ -95,3 +95,14 @@ def test_the_weights_of_a_recurrent_network():
     h = 1e-5
     slope = (loss(w + h * direction, x) - loss(w - h * direction, x)) / (2 * h)
     np.testing.assert_allclose(np.sum(compiled(w, x) * direction), slope, rtol=1e-6)
+
+
+def test_an_array_of_one_element_among_numbers():
+    def f(x, y):
+        a, b = x[0] * y[1], np.sin(y[0])
+        return a * b + x[0] * b + np.sum(x * a) * y[2] + x[-1]
+
+    x, y = np.array([0.7]), np.array([0.3, -1.2, 2.0])
+    compiled = pb.compile(pb.grad(f, argnums=(0, 1)))
+    for got, expected in zip(compiled(x, y), pb.grad(f, argnums=(0, 1))(x, y), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)

@@ -111,7 +111,7 @@ class _Writer(Emitter):
         chosen = self.builder.select(self.first_lanes(count), value, self.load(pointer, at))
         self.store(chosen, pointer, at)
 
-    def _element(self, pointer: Any, at: Any) -> Any:
+    def _at(self, pointer: Any, at: Any) -> Any:
         return self.builder.gep(pointer, [at])
 
     # -- one operation after the other -------------------------------------------------------------------------------
@@ -125,10 +125,10 @@ class _Writer(Emitter):
             def one(at: Any) -> None:
                 values = []
                 for place, stride in zip(places, strides, strict=True):
-                    value = builder.load(self._element(place, builder.mul(at, stride)))
+                    value = builder.load(self._at(place, builder.mul(at, stride)))
                     values.append(Number(builder, value))
                 found = self.number(self.apply(name, values, self.element), self.element)
-                builder.store(found.value, self._element(out, at))
+                builder.store(found.value, self._at(out, at))
 
             if name in _ONE_BY_ONE:
                 self.loop(integer(0), count, 1, one)
@@ -152,8 +152,14 @@ class _Writer(Emitter):
         return emit
 
     def _fill(self) -> None:
-        out, value = self._place(2), self.splat(self.builder.load(self._place(3)))
-        self.loop(integer(0), self._field(1), self.width, lambda at: self.store(value, out, at))
+        builder = self.builder
+        count, out, value = self._field(1), self._place(2), builder.load(self._place(3))
+        with builder.if_else(builder.icmp_signed("==", count, integer(1))) as (single, several):
+            with single:
+                builder.store(value, out)
+            with several:
+                every = self.splat(value)
+                self.loop(integer(0), count, self.width, lambda at: self.store(every, out, at))
 
     def _copy(self, adding: bool) -> None:
         builder = self.builder
@@ -169,8 +175,8 @@ class _Writer(Emitter):
                 self._store_first(value, out, self._add(start, k), builder.sub(sizes[3], k))
 
             def single(k: Any) -> None:
-                place = self._element(out, self._add(start, builder.mul(k, to[3])))
-                value = builder.load(self._element(source, self._add(begin, builder.mul(k, at[3]))))
+                place = self._at(out, self._add(start, builder.mul(k, to[3])))
+                value = builder.load(self._at(source, self._add(begin, builder.mul(k, at[3]))))
                 builder.store(builder.fadd(builder.load(place), value) if adding else value, place)
 
             with builder.if_else(dense) as (together, apart):
@@ -210,7 +216,7 @@ class _Writer(Emitter):
                 return [joined(total, builder.select(mask, self.load(source, self._add(first, j)), start))]
 
             total = self.loop(integer(0), reduced, self.width, more, [start])[0]
-            builder.store(self._across(joined, total), self._element(out, i))
+            builder.store(self._across(joined, total), self._at(out, i))
 
         def to_several(i: Any) -> None:
             first = builder.mul(i, builder.mul(reduced, inner))
@@ -254,7 +260,7 @@ class _Writer(Emitter):
                 right = [self.load(b, self._add(builder.mul(k, b_row), part)) for part in parts]
                 found = []
                 for row, start in enumerate(starts):
-                    left = builder.load(self._element(a, self._add(start, builder.mul(k, k_step))))
+                    left = builder.load(self._at(a, self._add(start, builder.mul(k, k_step))))
                     factor = self.splat(left)
                     for part in range(vectors):
                         found.append(self._multiply_add(factor, right[part], sums[row * vectors + part]))
