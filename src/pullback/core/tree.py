@@ -72,12 +72,8 @@ def _split_dict(x: dict[Any, Any]) -> tuple[list[str], list[Any], Any]:
     return [f"[{k!r}]" for k in keys], [x[k] for k in keys], tuple(keys)
 
 
-def _numbered(x: Sequence[Any]) -> tuple[str, ...]:
-    return _numbers(len(x))
-
-
 @cache
-def _numbers(count: int) -> tuple[str, ...]:
+def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"[{i}]" for i in range(count))
 
 
@@ -107,8 +103,8 @@ _NAMED_TUPLE = _Container(lambda x: ([f".{n}" for n in x._fields], x, type(x)), 
 _CONTAINERS: dict[type, _Container | None] = {
     type(None): _NONE,
     dict: _Container(_split_dict, lambda meta, children: dict(zip(meta, children, strict=True))),
-    list: _Container(lambda x: (_numbered(x), x, None), lambda meta, children: children),
-    tuple: _Container(lambda x: (_numbered(x), x, None), lambda meta, children: tuple(children)),
+    list: _Container(lambda x: (_numbered(len(x)), x, None), lambda meta, children: children),
+    tuple: _Container(lambda x: (_numbered(len(x)), x, None), lambda meta, children: tuple(children)),
 }
 
 

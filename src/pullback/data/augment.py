@@ -140,9 +140,9 @@ def _interpolated(images: NDArray[Any], sampled: tuple[NDArray[Any], NDArray[Any
 class CutMix:
     """Puts a window of the image before it in the batch into each image, with probability `part`.
 
-    The window's area is a uniformly random share of the image's, and both have the image's ratio of sides; the target
-    becomes the mean of the two images' targets, weighted by what is seen of each (Yun et al., "CutMix",
-    arXiv:1905.04899).
+    The window's area is a uniformly random share of the image's, in the same ratio of sides, and its centre is
+    anywhere, so that the border may cut it; the target becomes the mean of the two images' targets, weighted by what is
+    seen of each (Yun et al., "CutMix", arXiv:1905.04899).
     """
 
     part: float = 0.5

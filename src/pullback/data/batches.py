@@ -37,10 +37,10 @@ class Batches:
         batch_size: samples in each batch.
         seed: 0 to 2^64 - 1; decides the order of the samples and the augmentation.
         augment: random changes, made in this order.
-        mix: made last; the targets become probabilities, whatever they were.
         normalise: default: pixels divided by 255.
         drop_last: leave out the samples of an epoch (others each time) that do not fill a batch; else the epoch's last
             batch is smaller.
+        mix: made after `augment`; the targets become probabilities, whatever they were.
 
     `len(batches)` is the number of steps in an epoch.
     """
@@ -51,9 +51,9 @@ class Batches:
         batch_size: int,
         seed: int,
         augment: Sequence[Augmentation] = (),
-        mix: CutMix | None = None,
         normalise: Normalise | None = None,
         drop_last: bool = True,
+        mix: CutMix | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         if not 0 <= seed < 2**64:
@@ -99,8 +99,12 @@ class Batches:
         return map_ahead(self.at, range(start_step, stop_step), workers=1, ahead=_AHEAD)
 
     def _probabilities(self, targets: NDArray[Any]) -> NDArray[np.float32]:
-        every = np.eye(len(self.dataset.classes), dtype=np.float32)
-        return targets if self.dataset.soft else every[targets]
+        if self.dataset.soft:
+            probabilities: NDArray[np.float32] = targets
+            return probabilities
+        one_hot = np.zeros((len(targets), len(self.dataset.classes)), np.float32)
+        one_hot[np.arange(len(targets)), targets] = 1.0
+        return one_hot
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         # One tuple, replaced as a whole: the background thread and a caller of `at` may both be here.

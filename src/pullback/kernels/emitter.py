@@ -18,7 +18,7 @@ from pullback.kernels.cache import folder, warn_once, with_digest, without_diges
 from pullback.kernels.functions import FUNCTIONS, RELATIONS, Number, constant, declare
 from pullback.kernels.simd import WIDTH
 
-INTEGER, BYTE, BIT, _LANE = ir.IntType(64), ir.IntType(8), ir.IntType(1), ir.IntType(32)
+INTEGER, BYTE, _LANE = ir.IntType(64), ir.IntType(8), ir.IntType(32)
 
 
 class Emitter:
@@ -28,7 +28,7 @@ class Emitter:
     """
 
     def __init__(self, name: str, dtype: str, arguments: Sequence[Any]) -> None:
-        self.element = ir.DoubleType() if dtype == "float64" else ir.FloatType()
+        self.element = element_type(dtype)
         self.width = lanes(dtype)
         self.vector = ir.VectorType(self.element, self.width)
         self.module = ir.Module(name)
@@ -98,8 +98,8 @@ class Emitter:
         kind = ir.VectorType(INTEGER, self.width)
         return self.builder.icmp_signed("<", ir.Constant(kind, list(range(self.width))), self.splat(count, kind))
 
-    def load(self, pointer: Any, at: Any, kind: Any = None, mask: Any = None, other: float = 0.0) -> Any:
-        """The vector from an element on; where a mask is false, `other`, and the memory there is not touched."""
+    def load(self, pointer: Any, at: Any, kind: Any = None, mask: Any = None) -> Any:
+        """The vector from an element on; where a mask is false, zeros, and the memory there is not touched."""
         builder = self.builder
         kind = kind or self.vector
         place = builder.bitcast(builder.gep(pointer, [at]), kind.as_pointer())
@@ -107,8 +107,7 @@ class Emitter:
         if mask is None:
             return builder.load(place, align=align)
         name = f"llvm.masked.load.{_name(kind)}.p0{_name(kind)}"
-        beside = constant(kind, other) if other else ir.Constant(kind, None)
-        arguments = [place, ir.Constant(_LANE, align), mask, beside]
+        arguments = [place, ir.Constant(_LANE, align), mask, ir.Constant(kind, None)]
         function = declare(self.module, name, ir.FunctionType(kind, [each.type for each in arguments]))
         return builder.call(function, arguments)
 
@@ -124,6 +123,11 @@ class Emitter:
         arguments = [value, place, ir.Constant(_LANE, align), mask]
         function = declare(self.module, name, ir.FunctionType(ir.VoidType(), [each.type for each in arguments]))
         builder.call(function, arguments)
+
+
+def element_type(dtype: str) -> Any:
+    """float32 or float64, as LLVM has it."""
+    return ir.DoubleType() if dtype == "float64" else ir.FloatType()
 
 
 def lanes(dtype: str) -> int:
@@ -157,7 +161,7 @@ class Entry(NamedTuple):
 def compiled(name: str, key: str, write: Callable[[], Emitter]) -> Entry:
     """The machine code of a function of three arguments of 64 bits: from disk, if it is there by this key, or written.
 
-    The key says what the function is; the versions and the CPU are in the name of the folder.
+    The key says what the function is; LLVM's version is added to it, all else that matters names the folder.
     """
     digest = hashlib.sha256(f"{llvmlite.__version__} {key}".encode()).hexdigest()[:24]
     file = f"{name}-{digest}.o"

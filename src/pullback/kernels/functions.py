@@ -117,11 +117,16 @@ def _integers(kind: Any, bits: int) -> Any:
     return ir.VectorType(integer, kind.count) if isinstance(kind, ir.VectorType) else integer
 
 
+def multiply_add(x: Number, y: Any, total: Number) -> Number:
+    """x y + total, rounded once where the CPU can: `llvm.fma` would else become a call of the C library."""
+    return x.call("fma", y, total) if MACHINE.fma else x * y + total
+
+
 def _polynomial(x: Number, coefficients: Sequence[float]) -> Number:
     """Horner's scheme, from the highest power, by fused multiply-adds where the CPU has them."""
     total = x.of(coefficients[0])
     for coefficient in coefficients[1:]:
-        total = total.call("fma", x, coefficient) if MACHINE.fma else total * x + coefficient
+        total = multiply_add(total, x, x.of(coefficient))
     return total
 
 

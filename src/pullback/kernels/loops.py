@@ -25,14 +25,15 @@ _SHARE = 64  # elements: a thread's share begins at a multiple, so that no two w
 class Loop(NamedTuple):
     """A chain of operations on the elements of arrays `(rows, columns)`.
 
-    Values are numbered: the inputs, then the result of each step. An operand that is a float is a constant.
+    Values are numbered: the inputs, then the result of each step. An operand that is a text is a constant, as by
+    `float.hex`: as a number it would be equal to the value of that number, and -0.0 to 0.0.
     """
 
     dtype: str
     """"float32" or "float64"."""
     inputs: tuple[str, ...]
     """Of each: "array", "mask" (an array of truth values), "row" (the same for all rows) or "number"."""
-    steps: tuple[tuple[str, tuple[int | float, ...]], ...]
+    steps: tuple[tuple[str, tuple[int | str, ...]], ...]
     outputs: tuple[int, ...]
     """The values that are stored, each in an array; truth values as bytes."""
 
@@ -151,7 +152,7 @@ class _Writer(Emitter):
             else:
                 self.store(builder.zext(value, ir.VectorType(BYTE, self.width)), out, at, mask)
 
-    def _operand(self, operand: int | float, values: list[Any]) -> Any:
-        if isinstance(operand, float):
-            return Number(self.builder, constant(self.vector, operand))
+    def _operand(self, operand: int | str, values: list[Any]) -> Any:
+        if isinstance(operand, str):
+            return Number(self.builder, constant(self.vector, float.fromhex(operand)))
         return values[operand]

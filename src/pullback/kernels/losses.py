@@ -40,7 +40,8 @@ def softmax_cross_entropy(logits: Any, targets: Any, gradient: Any) -> Any:
 
     Args:
         logits: float32 (N, K).
-        targets: float32 (N, K), or whole numbers (N,), of which one outside the K classes makes all NaN.
+        targets: float32 (N, K), or whole numbers (N,), of which one outside the K classes makes the loss
+            NaN, and its row of the gradient.
         gradient: float32 (N, K), to be written.
     """
     rows, classes = logits.shape

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from pullback.kernels.emitter import INTEGER, Emitter, Entry, compiled, integer
-from pullback.kernels.functions import FUNCTIONS, Number, constant
+from pullback.kernels.emitter import INTEGER, Emitter, Entry, compiled, element_type, integer
+from pullback.kernels.functions import FUNCTIONS, Number, constant, multiply_add
 from pullback.kernels.runtime import address
-from pullback.kernels.simd import MACHINE, PANEL
+from pullback.kernels.simd import PANEL
 
 WIDTH = 16
 
@@ -63,8 +63,8 @@ class _Writer(Emitter):
     """The function `machine(instructions, count, arena)`: one branch for each operation."""
 
     def __init__(self, dtype: str) -> None:
-        element = ir.DoubleType() if dtype == "float64" else ir.FloatType()
-        super().__init__("machine", dtype, [INTEGER.as_pointer(), INTEGER, element.as_pointer()])
+        pointers = INTEGER.as_pointer(), element_type(dtype).as_pointer()
+        super().__init__("machine", dtype, [pointers[0], INTEGER, pointers[1]])
         code, count, self.arena = self.arguments
         bodies: dict[str, Callable[[], None]] = {
             **{name: self._elementwise(name, inputs) for name, inputs in _INPUTS.items()},
@@ -257,13 +257,14 @@ class _Writer(Emitter):
             parts = [self._add(column, integer(part * self.width)) for part in range(vectors)]
 
             def more(k: Any, *sums: Any) -> list[Any]:
-                right = [self.load(b, self._add(builder.mul(k, b_row), part)) for part in parts]
+                right = [Number(builder, self.load(b, self._add(builder.mul(k, b_row), part))) for part in parts]
                 found = []
                 for row, start in enumerate(starts):
                     left = builder.load(self._at(a, self._add(start, builder.mul(k, k_step))))
-                    factor = self.splat(left)
+                    factor = Number(builder, self.splat(left))
                     for part in range(vectors):
-                        found.append(self._multiply_add(factor, right[part], sums[row * vectors + part]))
+                        total = Number(builder, sums[row * vectors + part])
+                        found.append(multiply_add(factor, right[part], total).value)
                 return found
 
             places = [
@@ -290,9 +291,3 @@ class _Writer(Emitter):
         whole = builder.sub(rows, builder.srem(rows, integer(_TILE)))
         self.loop(integer(0), whole, _TILE, lambda first: across(first, _TILE))
         self.loop(whole, rows, 1, lambda first: across(first, 1))
-
-    def _multiply_add(self, left: Any, right: Any, total: Any) -> Any:
-        builder = self.builder
-        if not MACHINE.fma:
-            return builder.fadd(builder.fmul(left, right), total)
-        return Number(builder, left).call("fma", Number(builder, right), Number(builder, total)).value

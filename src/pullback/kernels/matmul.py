@@ -157,7 +157,7 @@ def _finish_in_numpy(product: Any, c: Any, ending: Ending) -> None:
     if ending.relu:
         np.maximum(product, 0.0, out=product)
     if ending.mask is not None:
-        product *= ending.mask > 0
+        product[~(ending.mask > 0)] = 0.0
     c[...] = product
 
 

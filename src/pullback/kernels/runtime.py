@@ -120,7 +120,7 @@ def launch(entry: int | None, bits: Any) -> None:
     count = threads()
     workers = min(count, numba.config.NUMBA_NUM_THREADS)
     with _pool:
-        if _own.__dict__.get("workers") != workers:  # Numba keeps it for each thread of Python's, and is slow to tell
+        if getattr(_own, "workers", None) != workers:  # Numba keeps it for each thread of Python's, and is slow to tell
             numba.set_num_threads(workers)
             _own.workers = workers
         _runner()(count, entry, address(bits))

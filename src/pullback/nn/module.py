@@ -145,8 +145,9 @@ class Module:
         for path, buffer in self.buffers().items():
             buffer.update(np.array(state[path]))
         for path, module in self.modules():
+            parts = _split(module)[2].parts
             for name, value in vars(module).items():
-                if name in _split(module)[2].parts:
+                if name in parts:
                     vars(module)[name] = _replaced(value, _join(path, name), state)
 
     # -- modes ----------------------------------------------------------------------------------------------

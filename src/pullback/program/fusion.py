@@ -51,12 +51,14 @@ def masks(program: Program) -> Program:
         if step.primitive is not PRIMITIVES["multiply"]:
             continue
         for g, mask in (step.inputs, step.inputs[::-1]):
-            compared = graph.maker(mask, PRIMITIVES["greater"])
-            if compared is None or not _is_zero(program, program.steps[compared].inputs[1]):
-                continue
-            y = program.steps[compared].inputs[0]
-            at = graph.maker(y, operations.affine)
-            if at is not None and graph.steps[at].params["relu"] and program.types[g] == program.types[y]:
+            y = graph.positive(mask)
+            at = None if y is None else graph.maker(y, operations.affine)
+            if (
+                y is not None
+                and at is not None
+                and graph.steps[at].params["relu"]
+                and program.types[g] == program.types[y]
+            ):
                 inputs = (g, *graph.steps[at].inputs)
                 graph.steps[number] = Step(operations.through_relu, inputs, {}, step.outputs, step.source, (0,))
     return graph.program()
@@ -265,7 +267,7 @@ def accumulations(program: Program) -> Program:
             if program.types[x] != program.types[term] or program.types[x].dtype.kind != "f" or x == term:
                 continue
             operation: Operation
-            if made.primitive is PRIMITIVES["matmul"] and len(program.types[made.inputs[1]].shape) == 2:
+            if made.primitive is PRIMITIVES["matmul"] and len(program.types[term].shape) == 2:
                 operation, params = operations.multiply_accumulate, {}
             elif made.primitive is PRIMITIVES["index_add"] and len(made.inputs) == 1:
                 operation, params = operations.index_accumulate, {"template": made.params["template"]}
@@ -288,7 +290,7 @@ def products_into_sums(program: Program) -> Program:
             scaled = graph.scaled(term, number)
             product, user = (term, number) if scaled is None else (scaled[1], scaled[0])
             at = graph.product(product, user)
-            if at is None or program.types[x] != program.types[step.outputs[0]]:
+            if at is None or x == product or program.types[x] != program.types[step.outputs[0]]:
                 continue
             params = {**graph.steps[at].params, "sign": 1.0 if step.primitive is add else -1.0}
             inputs = (*graph.steps[at].inputs, x)
@@ -333,11 +335,9 @@ def masks_into_products(program: Program) -> Program:
         if step.primitive is not PRIMITIVES["multiply"]:
             continue
         for product, mask in (step.inputs, step.inputs[::-1]):
-            at, compared = graph.product(product, number), graph.maker(mask, PRIMITIVES["greater"])
-            if at is None or compared is None or not _is_zero(program, program.steps[compared].inputs[1]):
-                continue
-            made, y = graph.steps[at], program.steps[compared].inputs[0]
-            if made.primitive is operations.matmul("panels") and program.types[y] == program.types[product]:
+            at, y = graph.product(product, number), graph.positive(mask)
+            if at is not None and y is not None and program.types[y] == program.types[product]:
+                made = graph.steps[at]
                 params = {**made.params, "ending": "mask"}
                 graph.steps[number] = made._replace(inputs=(*made.inputs, y), params=params, outputs=step.outputs)
                 graph.remove(at)
@@ -378,6 +378,12 @@ class _Graph:
             if types[array] == types[place] and not types[factor].shape:
                 return number, array, factor
         return None
+
+    def positive(self, mask: int) -> int | None:
+        """The y of a mask y > 0."""
+        number = self.maker(mask, PRIMITIVES["greater"])
+        y, bound = (None, None) if number is None else self.steps[number].inputs
+        return None if bound is None or not _is_zero(self._program, bound) else y
 
     def product(self, place: int, user: int) -> int | None:
         """The number of the step that makes a value that only `user` takes, if it is a plain product of matrices."""

@@ -37,8 +37,8 @@ _SAME = (
 _OTHERS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "fabs": ("absolute", (0,)),
     "square": ("multiply", (0, 0)),
-    "reciprocal": ("divide", (1.0, 0)),
-    "relu": ("maximum", (0, 0.0)),
+    "reciprocal": ("divide", ((1.0).hex(), 0)),
+    "relu": ("maximum", (0, (0.0).hex())),
     "logical_not": ("not", (0,)),
     "invert": ("not", (0,)),
     "logical_and": ("and", (0, 1)),
@@ -160,9 +160,9 @@ def _joined(program: Program, members: Sequence[int], users: dict[int, set[int]]
     inside = set(members)
     outputs = tuple(k for step in steps for k in step.outputs if k in program.outputs or users[k] - inside)
     taken = dict.fromkeys(place for step in steps for place in step.inputs if place not in made)
-    constants = {place: float(v) for place in taken if (v := _number(program, place)) is not None}
+    constants = {place: float(v).hex() for place in taken if (v := _number(program, place)) is not None}
     inputs = tuple(place for place in taken if place not in constants)
-    numbers: dict[int, int | float] = {**constants, **{place: k for k, place in enumerate(inputs)}}
+    numbers: dict[int, int | str] = {**constants, **{place: k for k, place in enumerate(inputs)}}
     forms = tuple(_form(program.types[place], shape) or "" for place in inputs)
     rows = []
     for step in steps:
@@ -223,11 +223,11 @@ def _number(program: Program, place: int) -> Any:
     return np.asarray(value).reshape(()).item() if value is not None and np.size(value) == 1 else None
 
 
-def _row(step: Step, operands: list[int | float]) -> tuple[str, tuple[int | float, ...]]:
+def _row(step: Step, operands: list[int | str]) -> tuple[str, tuple[int | str, ...]]:
     name = step.primitive.name
     if name == "power_constant":
-        return "power", (operands[0], float(step.params["exponent"]))
+        return "power", (operands[0], float(step.params["exponent"]).hex())
     if name in _OTHERS:
         name, pattern = _OTHERS[name]
-        return name, tuple(part if isinstance(part, float) else operands[part] for part in pattern)
+        return name, tuple(part if isinstance(part, str) else operands[part] for part in pattern)
     return name, tuple(operands)

@@ -96,8 +96,7 @@ class Native:
         results = [(place, lowering.dense(place)) for place in made]
         code, offsets, size = lowering.finish(results)
         self._dtype, self._code = segment.dtype, code
-        self._template = aligned((size,), segment.dtype)
-        self._template[:] = 0
+        self._template = np.zeros(size, segment.dtype)
         for buffer, value in lowering.constants:
             self._template[offsets[buffer] : offsets[buffer] + np.size(value)] = np.ravel(value)
         self._inputs = [

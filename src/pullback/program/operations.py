@@ -288,6 +288,8 @@ def matmul(algorithm: str, adding: bool = False) -> Operation:
             (x,) = _taken(rest, 1)
             if x is not out:
                 np.copyto(out, x)
+            else:  # in place, so that a factor in the same memory would change as it is read
+                a, b = (factor.copy() if np.may_share_memory(factor, out) else factor for factor in (a, b))
         number = float(_taken(rest, 1)[0].item()) if params.get("scaled") else 1.0
         ending = kernels.Ending(
             scale=params.get("sign", 1.0) * number,

@@ -95,8 +95,8 @@ class Replay:
             value = places[place]
             if place in self.plan.homes:
                 value = self._held[self.plan.homes[place]].shown
-            elif self.program.types[place].scalar:
-                value = value[()]
+            elif isinstance(value, np.ndarray) and self.program.types[place].scalar:
+                value = value[()]  # as NumPy gives what has no axes
             elif isinstance(value, np.ndarray) and (not value.flags.owndata or id(value) in seen):
                 value = value.copy()
             seen.add(id(value))

@@ -160,7 +160,7 @@ def build_batches(settings: Settings, facts: Facts, train: Dataset) -> Batches:
     }
     augment = [augmentations[name]() for name in settings.augment if name in augmentations]
     mix = CutMix() if "cutmix" in settings.augment else None
-    return Batches(train, settings.batch_size, settings.seed, tuple(augment), mix, normalise(facts))
+    return Batches(train, settings.batch_size, settings.seed, augment, normalise(facts), mix=mix)
 
 
 def normalise(facts: Facts) -> Normalise:
