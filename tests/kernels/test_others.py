@@ -90,6 +90,23 @@ def test_softmax_cross_entropy(rows: int, classes: int, scale: float) -> None:
         np.testing.assert_allclose(gradient, exact, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("classes", [4, 33])
+def test_a_logit_that_is_no_number_spoils_its_row_alone(wrong: float, classes: int) -> None:
+    logits, gradient = _normal(3, classes), np.zeros((3, classes), np.float32)
+    logits[1, 2] = wrong
+    assert np.isnan(losses.softmax_cross_entropy(logits, np.array([0, 1, 3]), gradient))
+    np.testing.assert_array_equal(np.isnan(gradient).any(1), [False, True, False])
+
+
+@pytest.mark.parametrize("depth", [3, 3000])
+def test_what_is_masked_is_zero_whatever_it_was(depth: int) -> None:
+    """Also where the depth is shared among threads, and the ending comes after."""
+    a, b, c = np.full((20, depth), np.nan, np.float32), _normal(depth, 10), np.empty((20, 10), np.float32)
+    matmul.multiply(a, b, c, ending=matmul.Ending(mask=-np.ones((20, 10), np.float32)))
+    np.testing.assert_array_equal(c, 0.0)
+
+
 @pytest.mark.parametrize("label", [-1, 4, 2**40])
 def test_labels_that_there_are_not_give_nan(label: int) -> None:
     gradient = np.zeros((3, 4), np.float32)

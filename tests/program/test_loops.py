@@ -139,3 +139,12 @@ def test_a_folder_that_cannot_be_written_is_survived(monkeypatch, tmp_path):
     x = np.linspace(0, 1, 5000)
     with pytest.warns(UserWarning, match="cannot be written"):
         np.testing.assert_allclose(pb.compile(lambda x: np.exp(x) * 2.125)(x), np.exp(x) * 2.125)
+
+
+def test_a_constant_is_not_the_value_of_that_number_nor_a_zero_that_of_the_other_sign():
+    """Loops that differ in nothing else are told apart: numbers would be equal."""
+    x = np.linspace(0, 1, 5000)
+    for f in (lambda x: np.exp(x) + np.exp(x), lambda x: np.exp(x) + 1.0):
+        np.testing.assert_allclose(pb.compile(f)(x), f(x), rtol=1e-13)
+    for f in (lambda x: (x + x) * -0.0, lambda x: (x + x) * 0.0):
+        np.testing.assert_array_equal(np.signbit(pb.compile(f)(x)), np.signbit(f(x)))

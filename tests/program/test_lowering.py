@@ -157,6 +157,31 @@ def test_a_loss_of_which_more_is_asked_stays_as_it_is():
     np.testing.assert_allclose(scaled(logits, targets), exact, rtol=1e-5, atol=1e-6)
 
 
+MOVES = {
+    "factor": lambda p, b: p - 0.01 * (p @ b),
+    "transposed": lambda p, b: p - 0.01 * (p.T @ b),
+    "view": lambda p, b: p + b @ p[:64],
+    "right": lambda p, b: p - b.T @ p,
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_factor_that_a_product_is_added_to_is_read_as_it_was(name):
+    move = MOVES[name]
+    p, b = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32) / 8
+    compiled, ours, theirs = pb.compile(move, donate=(0,)), p, p
+    assert any("sign" in step.params for step in compiled.explain(p, b).after.steps)
+    for _ in range(3):
+        ours, theirs = compiled(ours, b), move(theirs, b)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_product_is_added_to_itself():
+    a, b = np.random.default_rng(0).standard_normal((2, 6, 6)).astype(np.float32)
+    for f in (lambda a, b: (y := a @ b) + y, lambda a, b: (y := a @ b) - y, lambda a, b: (y := a @ b) + 2.0 * y):
+        np.testing.assert_allclose(pb.compile(f)(a, b), f(a, b), rtol=1e-5, atol=1e-6)
+
+
 def test_what_else_takes_a_product_keeps_it():
     def f(x, w, row):
         y = x @ w

@@ -26,7 +26,7 @@ from llvmlite import ir
 from pullback.kernels.emitter import INTEGER, Emitter, Entry, compiled, element_type, integer
 from pullback.kernels.functions import FUNCTIONS, Number, constant, multiply_add
 from pullback.kernels.runtime import address
-from pullback.kernels.simd import PANEL
+from pullback.kernels.simd import PANEL, across
 
 WIDTH = 16
 
@@ -216,7 +216,7 @@ class _Writer(Emitter):
                 return [joined(total, builder.select(mask, self.load(source, self._add(first, j)), start))]
 
             total = self.loop(integer(0), reduced, self.width, more, [start])[0]
-            builder.store(self._across(joined, total), self._at(out, i))
+            builder.store(across(builder, total, joined), self._at(out, i))
 
         def to_several(i: Any) -> None:
             first = builder.mul(i, builder.mul(reduced, inner))
@@ -235,16 +235,6 @@ class _Writer(Emitter):
                 self.loop(integer(0), outer, 1, to_one)
             with several:
                 self.loop(integer(0), outer, 1, to_several)
-
-    def _across(self, joined: Callable[[Any, Any], Any], value: Any) -> Any:
-        """The lanes joined, by halves."""
-        builder, half = self.builder, self.width // 2
-        kind = ir.VectorType(ir.IntType(32), self.width)
-        while half:
-            order = [(lane + half) % self.width for lane in range(self.width)]
-            value = joined(value, builder.shuffle_vector(value, value, ir.Constant(kind, order)))
-            half //= 2
-        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     def _matmul(self, adding: bool) -> None:
         builder = self.builder

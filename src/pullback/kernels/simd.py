@@ -188,17 +188,22 @@ def _first_lanes(typing: Any, value: Any, count: Any) -> Any:
     return vector(vector, types.intp), emit
 
 
-def _across(join: Callable[[Any, Any, Any], Any]) -> Any:
-    """An intrinsic that joins all lanes to one number, by halves."""
+def across(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """All lanes of a vector joined to one number, by halves."""
+    width = value.type.count
+    half = width // 2
+    while half:
+        order = [(lane + half) % width for lane in range(width)]
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), width), order)
+        value = join(value, builder.shuffle_vector(value, value, lanes))
+        half //= 2
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
+
+def _across(join: Callable[[Any, Any, Any], Any]) -> Any:
     def declare(typing: Any, value: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            (value,), half = values, WIDTH // 2
-            while half:
-                order = ir.Constant(_LANES, [(lane + half) % WIDTH for lane in range(WIDTH)])
-                value = join(builder, value, builder.shuffle_vector(value, value, order))
-                half //= 2
-            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+            return across(builder, values[0], lambda a, b: join(builder, a, b))
 
         return types.float32(vector), emit
 

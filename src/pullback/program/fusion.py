@@ -52,13 +52,10 @@ def masks(program: Program) -> Program:
             continue
         for g, mask in (step.inputs, step.inputs[::-1]):
             y = graph.positive(mask)
-            at = None if y is None else graph.maker(y, operations.affine)
-            if (
-                y is not None
-                and at is not None
-                and graph.steps[at].params["relu"]
-                and program.types[g] == program.types[y]
-            ):
+            if y is None or program.types[g] != program.types[y]:
+                continue
+            at = graph.maker(y, operations.affine)
+            if at is not None and graph.steps[at].params["relu"]:
                 inputs = (g, *graph.steps[at].inputs)
                 graph.steps[number] = Step(operations.through_relu, inputs, {}, step.outputs, step.source, (0,))
     return graph.program()
