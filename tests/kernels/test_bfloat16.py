@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 import pytest
 from llvmlite import ir
-from numba.core import cgutils
 
 from pullback.kernels import bfloat16, blocked, matmul, runtime
 from pullback.kernels.bfloat16 import (
@@ -23,8 +21,11 @@ from pullback.kernels.bfloat16 import (
     put_pairs,
     put_row,
 )
+from pullback.kernels.instructions import room
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel
-from pullback.kernels.simd import WIDTH, floats_from, load
+from pullback.kernels.simd import load
+from pullback.kernels.target import WIDTH
 
 
 def rounded(x: Any) -> Any:
@@ -98,7 +99,7 @@ class EmulatedTiles:
         """Where the 16 rows of a tile are kept in this function."""
         found = builder.function.attributes.__dict__.setdefault("tiles", {})
         if tile not in found:
-            found[tile] = [cgutils.alloca_once(builder, self._kind) for _ in range(16)]
+            found[tile] = [room(builder, self._kind) for _ in range(16)]
         return list(found[tile])
 
     def zero(self, builder: Any, tile: int) -> None:
@@ -136,27 +137,54 @@ class EmulatedTiles:
             builder.store(value, sums)
 
 
-UNITS = {"by float32 vectors": VectorUnit(False), "by tiles": TileUnit(EmulatedTiles())}
+by_vectors = products_by(VectorUnit(False))
+by_pairs = products_by(VectorUnit(True))
+by_tiles = products_by(TileUnit(EmulatedTiles()))
+
+
+@inline
+def three_blocks(entries: Any, parts: int) -> int:
+    count = 0
+    for block in range(3):
+        count = put_entries(entries, count, block * parts * BLOCK, (2 - block) * parts * BLOCK, parts)
+    return count
+
+
+@kernel
+def multiplied_by_vectors(
+    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
+) -> None:
+    if thread == 0:
+        by_vectors(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
+
+
+@kernel
+def multiplied_by_pairs(
+    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
+) -> None:
+    if thread == 0:
+        by_pairs(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
+
+
+@kernel
+def multiplied_by_tiles(
+    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
+) -> None:
+    if thread == 0:
+        by_tiles(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
+
+
+UNITS = {"by float32 vectors": multiplied_by_vectors}
 if bfloat16.UNIT != "none":
-    UNITS["by bfloat16 vectors"] = VectorUnit(True)
-if WIDTH != 16:
-    del UNITS["by tiles"]
+    UNITS["by bfloat16 vectors"] = multiplied_by_pairs
+if WIDTH == 16:
+    UNITS["by tiles"] = multiplied_by_tiles
 
 
 @pytest.mark.parametrize("accumulate", [0, 1])
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_unit_multiplies_blocks(unit: str, parts: int, accumulate: int) -> None:
-    products = products_by(UNITS[unit])
-
-    @numba.njit
-    def run(table: int, a: int, b: int, c: int, accumulate: int) -> None:
-        entries = floats_from(table)
-        count = 0
-        for block in range(3):
-            count = put_entries(entries, count, block * parts * BLOCK, (2 - block) * parts * BLOCK, parts)
-        products(count, entries, floats_from(a), floats_from(b), floats_from(c), 2, 48, accumulate)
-
     random = np.random.default_rng(0)
     left, right = random.standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
     a = np.stack([words_of(part.reshape(3, SIDE, SIDE // 2, 2)) for part in parts_of(left)[:parts]], axis=1)
@@ -168,7 +196,7 @@ def test_every_unit_multiplies_blocks(unit: str, parts: int, accumulate: int) ->
     found = np.einsum("bij,bjk->ik", rounded_left, rounded_right[::-1])
     exact[:, 2:34] = found + accumulate * exact[:, 2:34]
     table = np.zeros(9 * bfloat16.ENTRY, np.float32)
-    run(table.ctypes.data, a.ctypes.data, b.ctypes.data, c.ctypes.data, accumulate)
+    UNITS[unit](table, a, b, c, parts, accumulate)
     bound = 2e-6 if parts == 1 else 2e-5  # the product of the rests is left out
     np.testing.assert_allclose(c, exact, rtol=0, atol=bound * float(np.abs(exact).max()))
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import pytest
 
 from pullback.errors import ConfigError
 from pullback.kernels import convolution, elementwise, runtime
+from pullback.kernels.runtime import Floats, kernel
 
 _ONE_STEP = """
+import sys
 import numpy as np
-from pullback.kernels import elementwise, simd
+from pullback.kernels import elementwise, target
 p, g, v = np.ones(100, np.float32), np.full(100, 2.0, np.float32), np.zeros(100, np.float32)
 elementwise.sgd(p, g, v, 0.25)
 assert (p == 0.5).all()
-print("width", simd.WIDTH)
+print("numba" if "numba" in sys.modules else "no numba", target.WIDTH)
 """
 
 
@@ -36,9 +39,14 @@ def test_kernels_are_compiled_once_and_damage_is_survived(tmp_path: Path) -> Non
     first = _run(_ONE_STEP, tmp_path)
     assert "compiling kernels for this CPU (once)" in first.stderr
     assert "sgd step" in first.stderr
-    assert _run(_ONE_STEP, tmp_path).stderr == ""
+    assert first.stdout.startswith("numba")
+    second = _run(_ONE_STEP, tmp_path)
+    assert second.stderr == ""
+    assert second.stdout.startswith("no numba"), "machine code on disk is run without Numba, whose import is slow"
 
-    for file in tmp_path.rglob("*.nb*"):
+    files = list(tmp_path.rglob("*.o"))
+    assert len(files) > 1
+    for file in files:
         file.write_bytes(file.read_bytes()[:40])
     damaged = _run(_ONE_STEP, tmp_path)
     assert damaged.stderr.count("UserWarning") == 1
@@ -60,7 +68,7 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> Non
 def test_narrower_vectors_give_the_same_results(cpu: str, width: int, tmp_path: Path) -> None:
     code = """
 import numpy as np
-from pullback.kernels import convolution as c, reference as r, simd
+from pullback.kernels import convolution as c, reference as r, target
 random = np.random.default_rng(0)
 for algorithm in ("winograd", "shifted", "tiny"):
     for inputs, outputs in ((20, 37), (64, 64)):
@@ -72,7 +80,7 @@ for algorithm in ("winograd", "shifted", "tiny"):
                  (c.weight_adjoint(x, g, w.shape, 1, 1, algorithm=algorithm), r.weight_adjoint(x, g, w.shape, 1, 1))]
         for found, exact in pairs:
             assert np.abs(found - exact).max() < 1e-4 * np.abs(exact).max()
-print("width", simd.WIDTH)
+print("width", target.WIDTH)
 """
     done = _run(code, tmp_path, NUMBA_CPU_NAME=cpu)
     assert int(done.stdout.split()[-1]) <= width
@@ -91,7 +99,7 @@ def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         for algorithm in ("winograd", "shifted", "tiny"):
             found = convolution.forward(x, w, 1, 1, algorithm=algorithm)
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
-    for wrong in ("0", "-1", "two", ""):
+    for wrong in ("0", "-1", "two", "", "1025"):
         monkeypatch.setenv("PULLBACK_NUM_THREADS", wrong)
         with pytest.raises(ConfigError, match="PULLBACK_NUM_THREADS: expected a whole number"):
             runtime.threads()
@@ -127,6 +135,67 @@ def test_kernels_may_be_called_from_several_threads() -> None:
         worker.join()
     for mine, exact in zip(found, expected, strict=True):
         np.testing.assert_array_equal(mine, exact)
+
+
+@kernel
+def mark(thread: int, threads: int, counts: Floats, most: int) -> None:
+    """counts[thread] += 1, and the number of threads where there should be none."""
+    if thread < threads and threads <= most:
+        counts[16 * thread] += np.float32(1.0)
+    else:
+        counts[0] = np.float32(-1e6)
+
+
+def marks(counts: Any) -> Any:
+    return counts[::16].tolist()
+
+
+def test_every_thread_does_its_share_once_whether_workers_are_awake_or_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, counts = [0.0] * 9, np.zeros(16 * 9, np.float32)
+    random = np.random.default_rng(0)
+    for turn in range(300):
+        threads = int(random.integers(1, 9))
+        monkeypatch.setenv("PULLBACK_NUM_THREADS", str(threads))
+        for _ in range(20):
+            mark(counts, 9)
+        expected = [count + 20 * (thread < threads) for thread, count in enumerate(expected)]
+        if turn % 30 == 0:
+            time.sleep(0.05)  # long enough to go to sleep
+        assert marks(counts) == expected
+
+
+def test_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULLBACK_NUM_THREADS", "3")
+    counts = [np.zeros(16 * 9, np.float32) for _ in range(4)]
+
+    def work(mine: Any) -> None:
+        for _ in range(500):
+            mark(mine, 9)
+
+    callers = [threading.Thread(target=work, args=(each,)) for each in counts]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for each in counts:
+        assert marks(each) == [500.0] * 3 + [0.0] * 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_has_threads_of_its_own(tmp_path: Path) -> None:
+    code = """
+import os
+import numpy as np
+from pullback.kernels import elementwise
+p, g = np.ones(1000, np.float32), np.full(1000, 2.0, np.float32)
+elementwise.sgd(p, g, np.zeros(1000, np.float32), 0.25)
+child = os.fork()
+elementwise.sgd(p, g, np.zeros(1000, np.float32), 0.25)
+assert (p == 0.0).all()
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    _run(code, tmp_path, PULLBACK_NUM_THREADS="3")
 
 
 def test_kernels_refuse_arrays_they_would_misread() -> None:

@@ -114,8 +114,6 @@ import runpy, sys
 if not {may_write}:
     import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    import numba
-    numba.get_num_threads()  # it makes a lock, which is a file
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 from pullback.program import lowering
 lowering.worth_compiling = lambda operations, *arrays: True
@@ -135,8 +133,8 @@ def test_caches_that_are_full_or_cannot_be_written_or_are_damaged(tmp_path: Path
     assert in_process(tmp_path) == ""
     assert in_process(tmp_path, may_write=False) == ""
 
-    files = [file for file in tmp_path.rglob("*") if file.suffix in (".nbi", ".nbc", ".o")]
-    assert len(files) > 20
+    files = list(tmp_path.rglob("*.o"))
+    assert len(files) > 10
     rng = np.random.default_rng(0)
     for file in files[::2]:  # some bytes of the machine code, as a failing disk would
         content = bytearray(file.read_bytes())

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pullback as pb
-from pullback.kernels import cache, emitter
+from pullback.kernels import cache
 
 FUNCTIONS = {
     "exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "log": np.log, "sin": np.sin,
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_written_again(tmp_path):
     environment = {"PULLBACK_CACHE": str(tmp_path)}
     run = [sys.executable, "-c", program]
     subprocess.run(run, env={**os.environ, **environment}, check=True)
-    (file,) = tmp_path.rglob("loop-*.o")
+    (file,) = tmp_path.rglob("loop_*.o")
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
     subprocess.run(run, env={**os.environ, **environment}, check=True)
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_written_again(tmp_path):
 def test_a_folder_that_cannot_be_written_is_survived(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setattr(emitter, "folder", lambda: blocked / "kernels")
+    monkeypatch.setattr(cache, "folder", lambda: blocked / "kernels")
     monkeypatch.setattr(cache, "_warned", [])
     x = np.linspace(0, 1, 5000)
     with pytest.warns(UserWarning, match="cannot be written"):

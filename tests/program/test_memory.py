@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pullback as pb
-from pullback.program import compiled, memory
 from pullback.program.memory import Span, allocate
 
 spans = st.lists(
@@ -36,14 +33,3 @@ def test_a_place_is_used_again_and_neighbours_are_joined():
     assert allocate([Span(10, 0, 1), Span(10, 1, 2), Span(10, 2, 3)]) == ([0, 0, 0], 10)
     assert allocate([Span(4, 0, 1), Span(6, 0, 1), Span(10, 1, 2)])[1] == 10
     assert allocate([Span(10, 0, 2), Span(10, 1, 3)])[1] == 20
-
-
-def test_freed_memory_is_given_back_before_a_large_arena(monkeypatch):
-    called = []
-    monkeypatch.setattr(compiled, "LARGE", 0)
-    monkeypatch.setattr(compiled, "give_back", lambda: called.append(memory.give_back()))
-    f = pb.compile(lambda x: np.sum(np.tanh(x @ x) * x))
-    x = np.random.default_rng(0).normal(size=(80, 80))
-    np.testing.assert_allclose(f(x), np.sum(np.tanh(x @ x) * x))
-    f(x)
-    assert called == [None]  # once, when it was recorded

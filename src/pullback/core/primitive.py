@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
+from functools import partial as fixed
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
@@ -54,6 +55,8 @@ class Primitive:
         domain: the interval in which tests draw the arguments of an elementwise function.
         view: whether the output may share memory with the input.
         register: whether the registry, and so every test and table, knows it.
+        blank: what `fn` gives, as zeros: shapes and dtypes, and errors about them, from those of the inputs alone. It
+            takes the place of much work where only these are asked for.
     """
 
     kind: ClassVar[str]
@@ -69,8 +72,11 @@ class Primitive:
         domain: tuple[float, float] | None = None,
         view: bool = False,
         register: bool = True,
+        blank: Function | None = None,
     ) -> None:
         self.fn = fn
+        self.blank = blank
+        self.registered = register
         self.name = name or fn.__name__
         self.domain = domain
         self.view = view
@@ -289,6 +295,7 @@ class Fused(Primitive):
 
     `forward(*inputs, **params) -> (y, saved)`, `backward(saved, g, **params) -> one gradient per input` (None where
     there is none). Where a second derivative or a forward-mode one is wanted, the trace opens it into its reference.
+    `blanks` are of the forward and of the backward, as of a `Primitive`.
     """
 
     kind = "fused"
@@ -301,10 +308,16 @@ class Fused(Primitive):
         reference: Function | None,
         *,
         jvp: Function | None = None,
+        blanks: tuple[Function | None, Function | None] = (None, None),
         **options: Any,
     ) -> None:
         self.forward, self.backward, self.reference, self.jvp = forward, backward, reference, jvp
-        super().__init__(lambda *inputs, **params: forward(*inputs, **params)[0], **options)
+        self.blanks, blank = blanks, blanks[0]
+        super().__init__(
+            lambda *inputs, **params: forward(*inputs, **params)[0],
+            blank=None if blank is None else lambda *inputs, **params: blank(*inputs, **params)[0],
+            **options,
+        )
         self.inputs, self.defaults = _signature(forward)
 
     def _make_plan(self, tracked: list[int], count: int) -> Plan:
@@ -312,11 +325,11 @@ class Fused(Primitive):
 
     def run(self, values: Sequence[Array], params: Params) -> tuple[Array, Any]:
         """The output, and what the backward needs."""
-        return _whole(f"{self.name}.forward", self.forward, tuple(values), params)  # type: ignore[no-any-return]
+        return self._half("forward", self.forward, self.blanks[0], tuple(values), params)  # type: ignore[no-any-return]
 
     def gradients(self, saved: Any, g: Array, plan: Plan, params: Params) -> list[Array | None]:
         """What the backward returns for the inputs of the plan."""
-        every = _whole(f"{self.name}.backward", self.backward, (saved, g), params)
+        every = self._half("backward", self.backward, self.blanks[1], (saved, g), params)
         if len(every) != plan.arity:
             raise ShapeError(self.name, f"backward returned {len(every)} gradients for {plan.arity} inputs")
         return [every[i] for i in plan.inputs]
@@ -327,24 +340,23 @@ class Fused(Primitive):
             raise NoRuleError(f"{self.name} has no forward-mode derivative: give pb.custom a jvp")
         return self.reference(*args, **params)
 
+    def _half(self, name: str, fn: Function, blank: Function | None, args: tuple[Any, ...], params: Params) -> Any:
+        """Calls one half; where only a recording looks on, as a single step of it."""
+        leaves, structure = tree.flatten(args)
+        traces = [leaf._trace for leaf in leaves if isinstance(leaf, Tensor)]
+        if not traces or any(trace.differentiating for trace in traces):
+            return fn(*args, **params)
+        form: list[Any] = [None]
 
-def _whole(name: str, fn: Function, args: tuple[Any, ...], params: Params) -> Any:
-    """Calls one half of a fused primitive; where only a recording looks on, as a single step of it."""
-    leaves, structure = tree.flatten(args)
-    traces = [leaf._trace for leaf in leaves if isinstance(leaf, Tensor)]
-    if not traces or any(trace.differentiating for trace in traces):
-        return fn(*args, **params)
-    form: list[Any] = [None]
+        def on_leaves(fn: Function, *leaves: Array, **params: Any) -> tuple[Array, ...]:
+            results, form[0] = tree.flatten(fn(*structure.unflatten(leaves), **params))
+            return tuple(results)
 
-    def on_leaves(*leaves: Array, **params: Any) -> tuple[Array, ...]:
-        results, result_form = tree.flatten(fn(*structure.unflatten(leaves), **params))
-        form[0] = result_form
-        return tuple(results)
-
-    half = Untracked(on_leaves, name=name, register=False)
-    half.whole = fn
-    results = half(*leaves, **params)
-    return form[0].unflatten(results)
+        flat, flat_blank = fixed(on_leaves, fn), blank and fixed(on_leaves, blank)
+        half = Untracked(flat, name=f"{self.name}.{name}", register=False, blank=flat_blank)
+        half.whole, half.registered = fn, self.registered
+        results = half(*leaves, **params)
+        return form[0].unflatten(results)
 
 
 class Untracked(Primitive):

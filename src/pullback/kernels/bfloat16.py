@@ -14,34 +14,28 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import config, types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
+from pullback.kernels.instructions import BYTE, INTEGER, VOID, call, integer, room
+from pullback.kernels.instructions import LANE as WORD
+from pullback.kernels.language import inline, intrinsic
 from pullback.kernels.simd import (
-    INTEGER,
-    PANEL,
-    ROWS,
     VECTOR,
-    WIDTH,
     Pointer,
-    as_vector,
+    at,
     copy_transposed,
-    declared,
-    inline,
     load,
     load_part,
+    load_vector,
     multiply_add,
     splat,
     store,
     store_part,
-    vector,
+    store_vector,
 )
+from pullback.kernels.target import CPU, PANEL, ROWS, WIDTH
 
 SIDE = 32
 """Rows and columns of a block."""
@@ -50,17 +44,12 @@ BLOCK = SIDE * SIDE // 2
 TILE = SIDE * SIDE
 """Floats of the product of two blocks."""
 
-_BYTE = ir.IntType(8)
-_WORD = ir.IntType(32)
-_LANES = ir.VectorType(_WORD, WIDTH)
-_VOID = ir.VoidType()
+_LANES = ir.VectorType(WORD, WIDTH)
 
 
 def _unit() -> str:
-    """What multiplies bfloat16 on the CPU that Numba compiles for: "amx", "avx512_bf16", or "none", as by float32."""
-    if config.CPU_NAME and not config.CPU_FEATURES:
-        return "none"  # another CPU was named
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    """What multiplies bfloat16 on the CPU: "amx", "avx512_bf16", or "none", as by float32."""
+    features = CPU.features.split(",")
     if {"+amx-tile", "+amx-bf16", "+avx512bf16"} <= set(features) and WIDTH == 16 and _amx_is_permitted():
         return "amx"
     return "avx512_bf16" if "+avx512bf16" in features and WIDTH == 16 else "none"
@@ -96,48 +85,30 @@ def _same(value: int) -> Any:
     return ir.Constant(_LANES, [value] * WIDTH)
 
 
-def _rounded(typing: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        bits = builder.bitcast(values[0], _LANES)
-        odd = builder.and_(builder.lshr(bits, _same(16)), _same(1))
-        up = builder.add(bits, builder.add(odd, _same(0x7FFF)))
-        no_number = builder.or_(bits, _same(0x400000))
-        chosen = builder.select(builder.fcmp_unordered("uno", values[0], values[0]), no_number, up)
-        return builder.bitcast(builder.and_(chosen, _same(0xFFFF0000)), VECTOR)
-
-    return vector(vector), emit
+def _rounded(builder: Any, value: Any) -> Any:
+    bits = builder.bitcast(value, _LANES)
+    odd = builder.and_(builder.lshr(bits, _same(16)), _same(1))
+    up = builder.add(bits, builder.add(odd, _same(0x7FFF)))
+    no_number = builder.or_(bits, _same(0x400000))
+    chosen = builder.select(builder.fcmp_unordered("uno", value, value), no_number, up)
+    return builder.bitcast(builder.and_(chosen, _same(0xFFFF0000)), VECTOR)
 
 
-def _rest(typing: Any, value: Any, rounded: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value, rounded = values
-        endless = builder.fcmp_unordered("uno", builder.fsub(rounded, rounded), rounded)
-        return builder.select(endless, ir.Constant(VECTOR, None), builder.fsub(value, rounded))
-
-    return vector(vector, vector), emit
+def _rest(builder: Any, value: Any, rounded: Any) -> Any:
+    endless = builder.fcmp_unordered("uno", builder.fsub(rounded, rounded), rounded)
+    return builder.select(endless, ir.Constant(VECTOR, None), builder.fsub(value, rounded))
 
 
-def _paired(typing: Any, first: Any, second: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        low, high = (builder.bitcast(value, _LANES) for value in values)
-        return builder.bitcast(builder.or_(builder.lshr(low, _same(16)), high), VECTOR)
-
-    return vector(vector, vector), emit
+def _paired(builder: Any, first: Any, second: Any) -> Any:
+    low, high = (builder.bitcast(value, _LANES) for value in (first, second))
+    return builder.bitcast(builder.or_(builder.lshr(low, _same(16)), high), VECTOR)
 
 
-def _neighbours(typing: Any, first: Any, second: Any, odd: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        first, second, odd = values
-        kind = ir.VectorType(_WORD, WIDTH)
-        even_lanes, odd_lanes = (ir.Constant(kind, list(range(start, 2 * WIDTH, 2))) for start in (0, 1))
-        is_odd = builder.icmp_signed("!=", odd, ir.Constant(INTEGER, 0))
-        return builder.select(
-            is_odd,
-            builder.shuffle_vector(first, second, odd_lanes),
-            builder.shuffle_vector(first, second, even_lanes),
-        )
-
-    return vector(vector, vector, types.intp), emit
+def _neighbours(builder: Any, first: Any, second: Any, odd: Any) -> Any:
+    even, others = (
+        builder.shuffle_vector(first, second, ir.Constant(_LANES, list(range(start, 2 * WIDTH, 2)))) for start in (0, 1)
+    )
+    return builder.select(builder.icmp_signed("!=", odd, integer(0)), others, even)
 
 
 rounded = intrinsic(_rounded)
@@ -182,32 +153,23 @@ def turn_right(left: Pointer, at: int, parts: int, to: Pointer, put: int) -> Non
 
 
 # -- products --------------------------------------------------------------------------------------------------------
-def _put_entry(typing: Any, table: Any, entry: Any, left: Any, right: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        table, entry, left, right = values
-        place = builder.gep(_integers(builder, table), [builder.mul(entry, ir.Constant(INTEGER, 2))])
-        builder.store(left, place)
-        builder.store(right, builder.gep(place, [ir.Constant(INTEGER, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(table, types.intp, types.intp, types.intp), emit
+def _put_entry(builder: Any, table: Any, entry: Any, left: Any, right: Any) -> None:
+    place = _entry(builder, table, entry)
+    builder.store(left, place)
+    builder.store(right, at(builder, place, 1))
 
 
-def _integers(builder: Any, pointer: Any) -> Any:
-    return builder.bitcast(pointer, INTEGER.as_pointer())
+def _get_count(builder: Any, table: Any, entry: Any) -> Any:
+    return builder.load(_entry(builder, table, entry))
 
 
-def _get_count(typing: Any, table: Any, entry: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        table, entry = values
-        return builder.load(builder.gep(_integers(builder, table), [builder.mul(entry, ir.Constant(INTEGER, 2))]))
-
-    return types.intp(table, types.intp), emit
+def _entry(builder: Any, table: Any, entry: Any) -> Any:
+    return at(builder, builder.bitcast(table, INTEGER.as_pointer()), builder.mul(entry, integer(2)))
 
 
-put_entry = intrinsic(_put_entry)
+put_entry = intrinsic(_put_entry, "nothing")
 """`put_entry(table, entry, left, right)`: an entry of a table, the first words of two blocks that are multiplied."""
-get_count = intrinsic(_get_count)
+get_count = intrinsic(_get_count, "integer")
 """`get_count(table, entry)`: the first number of an entry, where that is a count of entries."""
 ENTRY = 4
 """Floats of an entry."""
@@ -254,44 +216,44 @@ class VectorUnit:
         cells = [(r, half) for r in range(rows) for half in range(2)]
         targets = {}
         for r, half in cells:
-            at = builder.add(builder.mul(_number(row + r), c_row), _number(column + half * WIDTH))
-            targets[r, half] = as_vector(builder, builder.gep(c, [at]))
+            place = builder.add(builder.mul(integer(row + r), c_row), integer(column + half * WIDTH))
+            targets[r, half] = at(builder, c, place)
         entry = builder.block
         reload, blocks, pairs, next_block, done = (builder.append_basic_block(f"pairs.{k}") for k in range(5))
-        builder.cbranch(builder.icmp_signed("!=", accumulate, _number(0)), reload, blocks)
+        builder.cbranch(builder.icmp_signed("!=", accumulate, integer(0)), reload, blocks)
         builder.position_at_end(reload)
-        held = {cell: builder.load(targets[cell], align=4) for cell in cells}
+        held = {cell: load_vector(builder, targets[cell]) for cell in cells}
         builder.branch(blocks)
 
         builder.position_at_end(blocks)
         block = builder.phi(INTEGER)
         sums = {cell: builder.phi(VECTOR) for cell in cells}
         a_at, b_at = _operands(builder, table, block, a, b)
-        a_at, b_at = builder.gep(a_at, [_number(row * SIDE // 2)]), builder.gep(b_at, [_number(column)])
+        a_at, b_at = at(builder, a_at, row * SIDE // 2), at(builder, b_at, column)
         builder.branch(pairs)
 
         builder.position_at_end(pairs)
         pair = builder.phi(INTEGER)
         running = {cell: builder.phi(VECTOR) for cell in cells}
-        b_row = builder.gep(b_at, [builder.mul(pair, _number(SIDE))])
-        right = [builder.load(as_vector(builder, builder.gep(b_row, [_number(k * WIDTH)])), align=4) for k in range(2)]
+        b_row = at(builder, b_at, builder.mul(pair, integer(SIDE)))
+        right = [load_vector(builder, at(builder, b_row, k * WIDTH)) for k in range(2)]
         added = {}
         for r in range(rows):
-            word = builder.load(builder.gep(a_at, [builder.add(pair, _number(r * SIDE // 2))]))
+            word = builder.load(at(builder, a_at, builder.add(pair, integer(r * SIDE // 2))))
             left = splat(builder, word)
             for half in range(2):
                 added[r, half] = self._dot(builder, running[r, half], left, right[half])
-        next_pair = builder.add(pair, _number(1))
-        builder.cbranch(builder.icmp_signed("<", next_pair, _number(SIDE // 2)), pairs, next_block)
+        next_pair = builder.add(pair, integer(1))
+        builder.cbranch(builder.icmp_signed("<", next_pair, integer(SIDE // 2)), pairs, next_block)
 
         builder.position_at_end(next_block)
-        following = builder.add(block, _number(1))
+        following = builder.add(block, integer(1))
         builder.cbranch(builder.icmp_signed("<", following, count), blocks, done)
 
-        pair.add_incoming(_number(0), blocks)
+        pair.add_incoming(integer(0), blocks)
         pair.add_incoming(next_pair, pairs)
         for source in (entry, reload):
-            block.add_incoming(_number(0), source)
+            block.add_incoming(integer(0), source)
         block.add_incoming(following, next_block)
         for cell in cells:
             running[cell].add_incoming(sums[cell], blocks)
@@ -302,13 +264,13 @@ class VectorUnit:
 
         builder.position_at_end(done)
         for cell in cells:
-            builder.store(added[cell], targets[cell], align=4)
+            store_vector(builder, added[cell], targets[cell])
 
     def _dot(self, builder: Any, total: Any, left: Any, right: Any) -> Any:
         if self._native:
             kind = ir.VectorType(_BFloat(), 2 * WIDTH)
-            dot = declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, [VECTOR, kind, kind])
-            return builder.call(dot, [total, builder.bitcast(left, kind), builder.bitcast(right, kind)])
+            factors = builder.bitcast(left, kind), builder.bitcast(right, kind)
+            return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, total, *factors)
         for half in (_low, _high):
             total = multiply_add(builder, half(builder, left), half(builder, right), total)
         return total
@@ -344,18 +306,17 @@ class Amx:
         words[0] = 1  # the palette
         words[4:8] = [0x400040] * 4  # bytes of a row, two numbers a word
         words[12:14] = [0x10101010] * 2  # rows, four numbers a word
-        kind = ir.ArrayType(_WORD, 16)
-        shape = cgutils.alloca_once(builder, kind)
+        kind = ir.ArrayType(WORD, 16)
+        shape = room(builder, kind)
         builder.store(ir.Constant(kind, words), shape)
-        address = builder.bitcast(shape, _BYTE.as_pointer())
-        builder.call(declared(builder, "llvm.x86.ldtilecfg", _VOID, [_BYTE.as_pointer()]), [address])
+        call(builder, "llvm.x86.ldtilecfg", VOID, builder.bitcast(shape, BYTE.as_pointer()))
 
     def end(self, builder: Any) -> None:
         """The registers are free, which a switch of threads would else have to save."""
-        builder.call(declared(builder, "llvm.x86.tilerelease", _VOID, []), [])
+        call(builder, "llvm.x86.tilerelease", VOID)
 
     def zero(self, builder: Any, tile: int) -> None:
-        builder.call(declared(builder, "llvm.x86.tilezero", _VOID, [_BYTE]), [ir.Constant(_BYTE, tile)])
+        call(builder, "llvm.x86.tilezero", VOID, ir.Constant(BYTE, tile))
 
     def load(self, builder: Any, tile: int, start: Any, row_bytes: Any) -> None:
         self._move(builder, "llvm.x86.tileloadd64", tile, start, row_bytes)
@@ -364,14 +325,12 @@ class Amx:
         self._move(builder, "llvm.x86.tilestored64", tile, start, row_bytes)
 
     def _move(self, builder: Any, name: str, tile: int, start: Any, row_bytes: Any) -> None:
-        move = declared(builder, name, _VOID, [_BYTE, _BYTE.as_pointer(), INTEGER])
-        address = builder.bitcast(start, _BYTE.as_pointer())
-        builder.call(move, [ir.Constant(_BYTE, tile), address, row_bytes])
+        place = builder.bitcast(start, BYTE.as_pointer())
+        call(builder, name, VOID, ir.Constant(BYTE, tile), place, row_bytes)
 
     def multiply(self, builder: Any, total: int, left: int, right: int) -> None:
         """total += left right."""
-        product = declared(builder, "llvm.x86.tdpbf16ps", _VOID, [_BYTE] * 3)
-        builder.call(product, [ir.Constant(_BYTE, tile) for tile in (total, left, right)])
+        call(builder, "llvm.x86.tdpbf16ps", VOID, *(ir.Constant(BYTE, tile) for tile in (total, left, right)))
 
 
 class TileUnit:
@@ -393,13 +352,13 @@ class TileUnit:
     ) -> None:
         """Emit C (+)= the sum of A B over the entries."""
         tiles, half = self._tiles, SIDE // 2
-        row_bytes = builder.mul(c_row, _number(4))
+        row_bytes = builder.mul(c_row, integer(4))
         corners = []
         for tile in range(4):
-            at = builder.add(builder.mul(_number(tile // 2 * half), c_row), _number(tile % 2 * half))
-            corners.append(builder.gep(c, [at]))
+            place = builder.add(builder.mul(integer(tile // 2 * half), c_row), integer(tile % 2 * half))
+            corners.append(at(builder, c, place))
         reload, clear, loop, done = (builder.append_basic_block(f"tiles.{k}") for k in range(4))
-        builder.cbranch(builder.icmp_signed("!=", accumulate, _number(0)), reload, clear)
+        builder.cbranch(builder.icmp_signed("!=", accumulate, integer(0)), reload, clear)
         builder.position_at_end(reload)
         for tile, corner in enumerate(corners):
             tiles.load(builder, tile, corner, row_bytes)
@@ -414,18 +373,18 @@ class TileUnit:
         builder.position_at_end(loop)
         block = builder.phi(INTEGER)
         for source in (reloaded, cleared):
-            block.add_incoming(_number(0), source)
+            block.add_incoming(integer(0), source)
         a_at, b_at = _operands(builder, table, block, a, b)
         upper, lower, near, far = 4, 5, 6, 7
-        tiles.load(builder, upper, a_at, _number(2 * SIDE))
-        tiles.load(builder, near, b_at, _number(4 * SIDE))
+        tiles.load(builder, upper, a_at, integer(2 * SIDE))
+        tiles.load(builder, near, b_at, integer(4 * SIDE))
         tiles.multiply(builder, 0, upper, near)
-        tiles.load(builder, far, builder.gep(b_at, [_number(half)]), _number(4 * SIDE))
+        tiles.load(builder, far, at(builder, b_at, half), integer(4 * SIDE))
         tiles.multiply(builder, 1, upper, far)
-        tiles.load(builder, lower, builder.gep(a_at, [_number(BLOCK // 2)]), _number(2 * SIDE))
+        tiles.load(builder, lower, at(builder, a_at, BLOCK // 2), integer(2 * SIDE))
         tiles.multiply(builder, 2, lower, near)
         tiles.multiply(builder, 3, lower, far)
-        following = builder.add(block, _number(1))
+        following = builder.add(block, integer(1))
         block.add_incoming(following, builder.block)
         builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
 
@@ -434,54 +393,31 @@ class TileUnit:
             tiles.store(builder, tile, corner, row_bytes)
 
 
-def _number(value: int) -> Any:
-    return ir.Constant(INTEGER, value)
-
-
 def _operands(builder: Any, table: Any, block: Any, a: Any, b: Any) -> tuple[Any, Any]:
     """The blocks that an entry names."""
-    place = builder.gep(_integers(builder, table), [builder.mul(block, _number(2))])
-    left, right = builder.load(place), builder.load(builder.gep(place, [_number(1)]))
-    return builder.gep(a, [left]), builder.gep(b, [right])
+    place = _entry(builder, table, block)
+    left, right = builder.load(place), builder.load(at(builder, place, 1))
+    return at(builder, a, left), at(builder, b, right)
 
 
 def products_by(unit: VectorUnit | TileUnit) -> Any:
     """The intrinsic `multiply_blocks` on a unit."""
 
-    def declare(
-        typing: Any, count: Any, table: Any, a: Any, b: Any, c: Any, c_first: Any, c_row: Any, accumulate: Any
-    ) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            count, table, a, b, c, c_first, c_row, accumulate = values
-            unit.products(builder, count, table, a, b, builder.gep(c, [c_first]), c_row, accumulate)
-            return context.get_dummy_value()
+    def emit(
+        builder: Any, count: Any, table: Any, a: Any, b: Any, c: Any, c_first: Any, c_row: Any, accumulate: Any
+    ) -> None:
+        unit.products(builder, count, table, a, b, at(builder, c, c_first), c_row, accumulate)
 
-        n = types.intp
-        return types.void(n, table, a, b, c, n, n, n), emit
-
-    return intrinsic(declare)
-
-
-def edge_by(emit_edge: Callable[[Any], None]) -> Any:
-    """An intrinsic without arguments: what a unit does before its first product, or after its last."""
-
-    def declare(typing: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            emit_edge(builder)
-            return context.get_dummy_value()
-
-        return types.void(), emit
-
-    return intrinsic(declare)
+    return intrinsic(emit, "nothing")
 
 
 _THE_UNIT = TileUnit(Amx()) if UNIT == "amx" else VectorUnit(UNIT == "avx512_bf16")
 multiply_blocks = products_by(_THE_UNIT)
 """`multiply_blocks(count, table, a, b, c, c_first, c_row, accumulate)`: C (+)= the sum over `count` entries (at least
 one) of left blocks in `a` times right blocks in `b`, 32 x 32 floats from `c_first` on, the next row `c_row` later."""
-begin_products = edge_by(_THE_UNIT.begin)
+begin_products = intrinsic(_THE_UNIT.begin, "nothing")
 """`begin_products()`: once in a thread's share, before its first product."""
-end_products = edge_by(_THE_UNIT.end)
+end_products = intrinsic(_THE_UNIT.end, "nothing")
 """`end_products()`: after its last."""
 
 

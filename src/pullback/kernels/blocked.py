@@ -39,8 +39,10 @@ from pullback.kernels.fused import (
     through_affine,
     through_gradient,
 )
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion
-from pullback.kernels.simd import WIDTH, Pointer, broadcast, inline, load_part, offset, store
+from pullback.kernels.simd import Pointer, broadcast, load_part, offset, store
+from pullback.kernels.target import WIDTH
 
 Padding = tuple[int, int]
 

@@ -1,26 +1,22 @@
-"""Compiled kernels kept on disk, in a folder of their own: each is compiled once for a CPU, not once a process.
+"""Machine code kept on disk, in a folder of its own: each kernel is compiled once for a CPU, not once a process.
 A folder that cannot be written or a file that cannot be read costs one warning and a compilation in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
-import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
-from numba.core.registry import cpu_target
+import llvmlite
 
 from pullback.kernels import bfloat16
-from pullback.kernels.simd import MACHINE
+from pullback.kernels.target import CPU, MACHINE, TRIPLE, Loaded, load
 
 _SOURCES = Path(__file__).parent
 
@@ -29,110 +25,92 @@ _SOURCES = Path(__file__).parent
 def folder() -> Path:
     """`$PULLBACK_CACHE`, else the user's cache folder, and in it a folder for all that changes the machine code.
 
-    That is the versions of pullback and Numba, the CPU with its vectors and its unit for bfloat16, and the text of the
-    kernels: Numba's own key sees neither a changed constant nor a changed function in another file.
+    That is the versions of pullback, Numba and LLVM, the CPU with its vectors and its unit for bfloat16, and the text
+    of the kernels.
     """
     root = os.environ.get("PULLBACK_CACHE")
     if root is None:
         home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "~/.cache")
         root = os.path.join(os.path.expanduser(home), "pullback")
-    try:
-        version = importlib.metadata.version("pullback")
-    except importlib.metadata.PackageNotFoundError:
-        version = "source"
-    digest = hashlib.sha256(repr(cpu_target.target_context.codegen().magic_tuple()).encode())
+    digest = hashlib.sha256(repr((TRIPLE, CPU, bfloat16.UNIT, llvmlite.__version__)).encode())
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    digest.update(bfloat16.UNIT.encode())
-    name = f"{version}-numba{numba.__version__}-python{python}-float32x{MACHINE.width}-{digest.hexdigest()[:16]}"
-    return Path(root) / "kernels" / name
+    names = [
+        _version("pullback"),
+        f"numba{_version('numba')}",
+        f"python{sys.version_info.major}.{sys.version_info.minor}",
+        f"float32x{MACHINE.width}",
+        digest.hexdigest()[:16],
+    ]
+    return Path(root) / "kernels" / "-".join(names)
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Tells Numba the folder, and that a file there is fresh (the folder's name already says so)."""
+def _version(package: str) -> str:
+    """The installed version, from the name of the folder that tells of it: importing `importlib.metadata` takes longer
+    than loading all kernels."""
+    for place in sys.path:
+        for found in Path(place).glob(f"{package}-*.dist-info"):
+            return found.name.removesuffix(".dist-info").split("-")[1]
+    import importlib.metadata
 
-    def get_cache_path(self) -> str:
-        return str(folder())
-
-    def get_source_stamp(self) -> str:
-        return ""
-
-    def get_disambiguator(self) -> str:
-        return ""
-
-    @classmethod
-    def from_function(cls, function: Any, file: str) -> _Locator:
-        return cls()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
 
 
-class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]  # noqa: RUF012 (Numba's own name and type)
+def machine_code(name: str, key: str, write: Callable[[str], bytes]) -> Loaded:
+    """A function in memory: from disk, if it is there by this name and key, else from object code of `write(symbol)`.
+
+    The key says what the function is; all else that matters names the folder. The symbol, which has the key in it, is
+    what the function is called in the object code, and all that is to be seen of that from outside.
+    """
+    symbol = f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    if symbol not in _loaded:
+        file = folder() / f"{symbol}.o"
+        code = _kept(file)
+        if code is None:
+            code = write(symbol)
+            _keep(file, code)
+        _loaded[symbol] = load(symbol, code)
+    return _loaded[symbol]
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
-    """Numba's files, the machine code behind its digest: damaged code would load all the same, and crash as it runs."""
-
-    def _save_data(self, name: str, data: Any) -> None:
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(with_digest(self._dump(data)))
-
-    def _load_data(self, name: str) -> Any:
-        content = without_digest(Path(self._data_path(name)).read_bytes())
-        if content is None:
-            raise ValueError("the digest is of something else")
-        return pickle.loads(content)
-
-
-def with_digest(content: bytes) -> bytes:
-    """What `without_digest` takes apart."""
-    return hashlib.sha256(content).digest() + content
+def _kept(file: Path) -> bytes | None:
+    """The object code on disk, behind its digest: damaged code would load all the same, and crash as it runs."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if not isinstance(error, NotADirectoryError):  # keeping will tell
+            warn_once(f"the kernel cache {file.parent} cannot be read ({error.strerror})")
+        return None
+    digest, code = content[:32], content[32:]
+    if hashlib.sha256(code).digest() == digest:
+        return code
+    warn_once(f"{file.name} in the kernel cache {file.parent} cannot be read (it is damaged)")
+    return None
 
 
-def without_digest(file: bytes) -> bytes | None:
-    """What was written with its digest, or None if that has changed."""
-    digest, content = file[:32], file[32:]
-    return content if hashlib.sha256(content).digest() == digest else None
-
-
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of one function, in our folder; announces what has to be compiled, and survives damage."""
-
-    _impl_class = _Implementation
-
-    def __init__(self, function: Any) -> None:
-        super().__init__(function)
-        self._cache_file = _CheckedFile(str(folder()), self._impl.filename_base, "")
-
-    def load_overload(self, signature: Any, target: Any) -> Any:
-        try:
-            found = super().load_overload(signature, target)
-        except OSError:  # no such folder: saving will tell
-            found = None
-        except Exception as error:  # any damage shows as any error of pickle, LLVM or the file system
-            warn_once(f"a file in the kernel cache {self.cache_path} cannot be read ({type(error).__name__})")
-            self._forget()
-            found = None
-        if found is None:
-            _announce(self._py_func.__name__)
-        return found
-
-    def _forget(self) -> None:
+def _keep(file: Path, code: bytes) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")  # of this process alone: another may compile the same
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(hashlib.sha256(code).digest() + code)
+        os.replace(part, file)
+    except OSError as error:
         with suppress(OSError):
-            self._cache_file.flush()
-
-    def save_overload(self, signature: Any, compiled: Any) -> None:
-        try:
-            super().save_overload(signature, compiled)
-        except OSError as error:
-            warn_once(f"the kernel cache {self.cache_path} cannot be written ({error.strerror})")
+            part.unlink()
+        warn_once(f"the kernel cache {file.parent} cannot be written ({error.strerror})")
 
 
+_loaded: dict[str, Loaded] = {}
 _compiled: list[str] = []
 _warned: list[str] = []
 
 
-def _announce(name: str) -> None:
+def announce(name: str) -> None:
     """Say on the terminal that a kernel is being compiled, the first time with the reason."""
     if not _compiled:
         print("pullback: compiling kernels for this CPU (once)", file=sys.stderr)

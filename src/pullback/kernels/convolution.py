@@ -24,7 +24,7 @@ from pullback.kernels import (
 from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.fused import Affine, Mask, NormGradient, as_input
 from pullback.kernels.runtime import round_up
-from pullback.kernels.simd import PANEL
+from pullback.kernels.target import PANEL
 
 Pair = int | tuple[int, int]
 

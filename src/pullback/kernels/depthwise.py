@@ -10,9 +10,11 @@ import numpy as np
 
 from pullback.kernels import lattice, runtime
 from pullback.kernels.depthwise_tile import add_products
+from pullback.kernels.language import inline
 from pullback.kernels.lattice import Correlation, Pair
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
-from pullback.kernels.simd import PANEL, WIDTH, Pointer, broadcast, inline, load, load_part, offset, store, store_part
+from pullback.kernels.simd import Pointer, broadcast, load, load_part, offset, store, store_part
+from pullback.kernels.target import PANEL, WIDTH
 
 _BAND = 1 << 13  # floats of a band of PANEL channels: 32 KiB stay in the first-level cache
 

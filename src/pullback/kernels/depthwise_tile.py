@@ -7,21 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from pullback.kernels.simd import (
-    INTEGER,
-    PANEL,
-    VECTOR,
-    WIDTH,
-    Pointer,
-    as_vector,
-    inline,
-    load_lanes,
-    multiply_add,
-    store_lanes,
-)
+from pullback.kernels.instructions import INTEGER, integer
+from pullback.kernels.language import inline, intrinsic
+from pullback.kernels.simd import VECTOR, Pointer, at, load_vector, multiply_add, store_vector
+from pullback.kernels.target import PANEL, WIDTH
 
 
 def _tile(number: int, whole: bool) -> Any:
@@ -33,88 +23,73 @@ def _tile(number: int, whole: bool) -> Any:
     add to what y holds.
     """
 
-    def declare(
-        typing: Any, count: Any, rows: Any, columns: Any, x: Any, x_first: Any, x_t: Any, x_row: Any, x_column: Any,
-        w: Any, w_first: Any, w_row: Any, w_column: Any, y: Any, y_first: Any, y_t: Any, accumulate: Any,
-    ) -> Any:  # fmt: skip
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            count, rows, columns, x, x_first, x_t, x_row, x_column, *others = values
-            w, w_first, w_row, w_column, y, y_first, y_t, add = others
+    def emit(
+        builder: Any, count: Any, rows: Any, columns: Any, x: Any, x_first: Any, x_t: Any, x_row: Any, x_column: Any,
+        w: Any, w_first: Any, w_row: Any, w_column: Any, y: Any, y_first: Any, y_t: Any, add: Any,
+    ) -> None:  # fmt: skip
+        lanes = None if whole else count
 
-            def constant(value: int) -> Any:
-                return ir.Constant(INTEGER, value)
+        def get(pointer: Any) -> Any:
+            return load_vector(builder, pointer, lanes)
 
-            def vector_at(pointer: Any, half: int) -> Any:
-                return as_vector(builder, builder.gep(pointer, [constant(half * WIDTH)]))
+        halves = range(2 if whole else 1)
+        cells = [(t, half) for t in range(number) for half in halves]
+        y = at(builder, y, y_first)
+        places = [at(builder, y, builder.mul(integer(t), y_t)) for t in range(number)]
+        targets = {(t, half): at(builder, places[t], half * WIDTH) for t, half in cells}
+        steps = [builder.mul(integer(t), x_t) for t in range(number)]
+        x, w = at(builder, x, x_first), at(builder, w, w_first)
 
-            def get(pointer: Any) -> Any:
-                return builder.load(pointer, align=4) if whole else load_lanes(builder, pointer, count)
+        entry = builder.block
+        reload, row, loop, next_row, done = (
+            builder.append_basic_block(f"sums.{name}") for name in ("reload", "row", "loop", "next", "done")
+        )
+        builder.cbranch(builder.icmp_signed("!=", add, integer(0)), reload, row)
 
-            halves = range(2 if whole else 1)
-            cells = [(t, half) for t in range(number) for half in halves]
-            y = builder.gep(y, [y_first])
-            places = [builder.gep(y, [builder.mul(constant(t), y_t)]) for t in range(number)]
-            targets = {(t, half): vector_at(places[t], half) for t, half in cells}
-            steps = [builder.mul(constant(t), x_t) for t in range(number)]
-            x, w = builder.gep(x, [x_first]), builder.gep(w, [w_first])
+        builder.position_at_end(reload)
+        held = {cell: get(targets[cell]) for cell in cells}
+        builder.branch(row)
 
-            entry = builder.block
-            reload, row, loop, next_row, done = (
-                builder.append_basic_block(f"sums.{name}") for name in ("reload", "row", "loop", "next", "done")
-            )
-            builder.cbranch(builder.icmp_signed("!=", add, constant(0)), reload, row)
+        builder.position_at_end(row)
+        r, x_line, w_line = builder.phi(INTEGER), builder.phi(x.type), builder.phi(w.type)
+        so_far = {cell: builder.phi(VECTOR) for cell in cells}
+        builder.branch(loop)
 
-            builder.position_at_end(reload)
-            held = {cell: get(targets[cell]) for cell in cells}
-            builder.branch(row)
+        builder.position_at_end(loop)
+        c, x_at, w_at = builder.phi(INTEGER), builder.phi(x.type), builder.phi(w.type)
+        sums = {cell: builder.phi(VECTOR) for cell in cells}
+        shared = [get(at(builder, w_at, half * WIDTH)) for half in halves]
+        added = {}
+        for t, half in cells:
+            own = get(at(builder, at(builder, x_at, steps[t]), half * WIDTH))
+            added[t, half] = multiply_add(builder, own, shared[half], sums[t, half])
+        c_next = builder.add(c, integer(1))
+        x_next, w_next = at(builder, x_at, x_column), at(builder, w_at, w_column)
+        builder.cbranch(builder.icmp_signed("<", c_next, columns), loop, next_row)
 
-            builder.position_at_end(row)
-            r, x_line, w_line = builder.phi(INTEGER), builder.phi(x.type), builder.phi(w.type)
-            so_far = {cell: builder.phi(VECTOR) for cell in cells}
-            builder.branch(loop)
+        builder.position_at_end(next_row)
+        r_next = builder.add(r, integer(1))
+        x_line_next, w_line_next = at(builder, x_line, x_row), at(builder, w_line, w_row)
+        builder.cbranch(builder.icmp_signed("<", r_next, rows), row, done)
 
-            builder.position_at_end(loop)
-            c, x_at, w_at = builder.phi(INTEGER), builder.phi(x.type), builder.phi(w.type)
-            sums = {cell: builder.phi(VECTOR) for cell in cells}
-            shared = [get(vector_at(w_at, half)) for half in halves]
-            added = {}
-            for t, half in cells:
-                own = get(vector_at(builder.gep(x_at, [steps[t]]), half))
-                added[t, half] = multiply_add(builder, own, shared[half], sums[t, half])
-            c_next = builder.add(c, constant(1))
-            x_next, w_next = builder.gep(x_at, [x_column]), builder.gep(w_at, [w_column])
-            builder.cbranch(builder.icmp_signed("<", c_next, columns), loop, next_row)
+        outer = [(r, integer(0), r_next), (x_line, x, x_line_next), (w_line, w, w_line_next)]
+        for phi, start, following in outer:
+            for value, block in ((start, entry), (start, reload), (following, next_row)):
+                phi.add_incoming(value, block)
+        for phi, start, following in [(c, integer(0), c_next), (x_at, x_line, x_next), (w_at, w_line, w_next)]:
+            phi.add_incoming(start, row)
+            phi.add_incoming(following, loop)
+        for cell in cells:
+            for value, block in ((ir.Constant(VECTOR, None), entry), (held[cell], reload), (added[cell], next_row)):
+                so_far[cell].add_incoming(value, block)
+            sums[cell].add_incoming(so_far[cell], row)
+            sums[cell].add_incoming(added[cell], loop)
 
-            builder.position_at_end(next_row)
-            r_next = builder.add(r, constant(1))
-            x_line_next, w_line_next = builder.gep(x_line, [x_row]), builder.gep(w_line, [w_row])
-            builder.cbranch(builder.icmp_signed("<", r_next, rows), row, done)
+        builder.position_at_end(done)
+        for cell in cells:
+            store_vector(builder, added[cell], targets[cell], lanes)
 
-            outer = [(r, constant(0), r_next), (x_line, x, x_line_next), (w_line, w, w_line_next)]
-            for phi, start, following in outer:
-                for value, block in ((start, entry), (start, reload), (following, next_row)):
-                    phi.add_incoming(value, block)
-            for phi, start, following in [(c, constant(0), c_next), (x_at, x_line, x_next), (w_at, w_line, w_next)]:
-                phi.add_incoming(start, row)
-                phi.add_incoming(following, loop)
-            for cell in cells:
-                for value, block in ((ir.Constant(VECTOR, None), entry), (held[cell], reload), (added[cell], next_row)):
-                    so_far[cell].add_incoming(value, block)
-                sums[cell].add_incoming(so_far[cell], row)
-                sums[cell].add_incoming(added[cell], loop)
-
-            builder.position_at_end(done)
-            for cell in cells:
-                if whole:
-                    builder.store(added[cell], targets[cell], align=4)
-                else:
-                    store_lanes(builder, added[cell], targets[cell], count)
-            return context.get_dummy_value()
-
-        n = types.intp
-        return types.void(n, n, n, x, n, n, n, n, w, n, n, n, y, n, n, n), emit
-
-    return intrinsic(declare)
+    return intrinsic(emit, "nothing")
 
 
 _four, _three, _two, _one = (_tile(number, whole=True) for number in (4, 3, 2, 1))

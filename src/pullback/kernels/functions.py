@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from pullback.kernels.simd import MACHINE
+from pullback.kernels.instructions import call
+from pullback.kernels.target import MACHINE
 
 _FLAGS = ("contract",)
 
@@ -81,19 +82,12 @@ class Number:
     def call(self, name: str, *others: Any) -> Number:
         """An intrinsic of LLVM, such as "sqrt"."""
         arguments = [self.value, *(self.of(other).value for other in others)]
-        kind = ir.FunctionType(self.type, [self.type] * len(arguments))
-        function = declare(self.builder.module, f"llvm.{name}.{_suffix(self.type)}", kind)
-        return Number(self.builder, self.builder.call(function, arguments))
+        return Number(self.builder, call(self.builder, f"llvm.{name}.{_suffix(self.type)}", self.type, *arguments))
 
     def bounded(self, low: float, high: float) -> Number:
         """Between two bounds; NaN becomes one of them."""
         upper = self.where(self.compare(">", low), low)
         return upper.where(upper.compare("<", high), high)
-
-
-def declare(module: Any, name: str, kind: Any) -> Any:
-    """The function of this name in the module."""
-    return module.globals.get(name) or ir.Function(module, kind, name)
 
 
 def constant(kind: Any, value: float) -> Any:

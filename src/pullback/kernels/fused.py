@@ -9,19 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.kernels import normalisation, runtime
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import round_up
-from pullback.kernels.simd import (
-    WIDTH,
-    Pointer,
-    at_least,
-    broadcast,
-    inline,
-    load,
-    load_part,
-    store,
-    store_part,
-    where_positive,
-)
+from pullback.kernels.simd import Pointer, at_least, broadcast, load, load_part, store, store_part, where_positive
+from pullback.kernels.target import WIDTH
 
 
 class Affine(NamedTuple):

@@ -8,7 +8,8 @@ import numpy as np
 
 from pullback.kernels import runtime
 from pullback.kernels.runtime import Floats, kernel, portion
-from pullback.kernels.simd import WIDTH, broadcast, first_lanes, load_part, store_part, sum_of_lanes
+from pullback.kernels.simd import broadcast, first_lanes, load_part, store_part, sum_of_lanes
+from pullback.kernels.target import WIDTH
 
 
 def layer_norm(x: Any, gamma: Any, beta: Any, eps: float, y: Any, normal: Any, inverse: Any) -> None:

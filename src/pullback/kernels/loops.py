@@ -14,8 +14,10 @@ import numpy as np
 from llvmlite import ir
 
 from pullback.kernels import runtime
-from pullback.kernels.emitter import BYTE, INTEGER, Emitter, Entry, compiled, integer
+from pullback.kernels.emitter import Emitter, compiled
 from pullback.kernels.functions import Number, constant
+from pullback.kernels.instructions import BYTE, INTEGER, integer
+from pullback.kernels.target import Loaded
 
 THREADED = 1 << 15
 """Elements from which on a loop runs on all threads: below, starting them takes longer."""
@@ -67,16 +69,16 @@ def run(loop: Loop, values: Sequence[Any], outs: Sequence[Any]) -> None:
 
 
 @cache
-def _compiled(loop: Loop) -> Entry:
-    return compiled("loop", repr(loop), lambda: _Writer(loop))
+def _compiled(loop: Loop) -> Loaded:
+    return compiled("loop", repr(loop), lambda name: _Writer(name, loop))
 
 
 # -- instructions ----------------------------------------------------------------------------------------------------
 class _Writer(Emitter):
-    """The function `loop(thread, threads, bits)`; bits: rows, columns, inputs and outputs by address, numbers."""
+    """The function `name(thread, threads, bits)`; bits: rows, columns, inputs and outputs by address, numbers."""
 
-    def __init__(self, loop: Loop) -> None:
-        super().__init__("loop", loop.dtype, [INTEGER, INTEGER, INTEGER.as_pointer()])
+    def __init__(self, name: str, loop: Loop) -> None:
+        super().__init__(name, loop.dtype, [INTEGER, INTEGER, INTEGER.as_pointer()])
         self.form = loop
         self.thread, self.threads, self.bits = self.arguments
         self._write()

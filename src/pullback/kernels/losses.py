@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import intrinsic
 
 from pullback.kernels import runtime
 from pullback.kernels.functions import Number, exp
+from pullback.kernels.language import intrinsic
 from pullback.kernels.runtime import Floats, Integers, kernel, portion
 from pullback.kernels.simd import (
-    WIDTH,
     at_least,
     broadcast,
     first_lanes,
@@ -20,18 +19,15 @@ from pullback.kernels.simd import (
     load_part,
     store_part,
     sum_of_lanes,
-    vector,
 )
+from pullback.kernels.target import WIDTH
 
 
-def _exponential(typing: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return exp(Number(builder, values[0])).value
-
-    return vector(vector), emit
+def _exponential(builder: Any, value: Any) -> Any:
+    return exp(Number(builder, value)).value
 
 
-exponential: Any = intrinsic(_exponential)
+exponential = intrinsic(_exponential)
 """`exponential(value)`: e^x in every lane."""
 
 

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from pullback.kernels.emitter import INTEGER, Emitter, Entry, compiled, element_type, integer
+from pullback.kernels.emitter import Emitter, compiled, element_type
 from pullback.kernels.functions import FUNCTIONS, Number, constant, multiply_add
+from pullback.kernels.instructions import INTEGER, across, integer
 from pullback.kernels.runtime import address
-from pullback.kernels.simd import PANEL, across
+from pullback.kernels.target import PANEL, Loaded
 
 WIDTH = 16
 
@@ -55,19 +56,19 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
 
 
 @cache
-def _compiled(dtype: str) -> Entry:
-    return compiled("machine", dtype, lambda: _Writer(dtype))
+def _compiled(dtype: str) -> Loaded:
+    return compiled("machine", dtype, lambda name: _Writer(name, dtype))
 
 
 class _Writer(Emitter):
-    """The function `machine(instructions, count, arena)`: one branch for each operation."""
+    """The function `name(instructions, count, arena)`: one branch for each operation."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, name: str, dtype: str) -> None:
         pointers = INTEGER.as_pointer(), element_type(dtype).as_pointer()
-        super().__init__("machine", dtype, [pointers[0], INTEGER, pointers[1]])
+        super().__init__(name, dtype, [pointers[0], INTEGER, pointers[1]])
         code, count, self.arena = self.arguments
         bodies: dict[str, Callable[[], None]] = {
-            **{name: self._elementwise(name, inputs) for name, inputs in _INPUTS.items()},
+            **{each: self._elementwise(each, inputs) for each, inputs in _INPUTS.items()},
             "copy": lambda: self._copy(adding=False), "copy_add": lambda: self._copy(adding=True), "fill": self._fill,
             "sum": lambda: self._reduce("add", 0.0), "max": lambda: self._reduce("maximum", -np.inf),
             "matmul": lambda: self._matmul(adding=False), "matmul_add": lambda: self._matmul(adding=True),

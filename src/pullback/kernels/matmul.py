@@ -13,16 +13,13 @@ import numpy as np
 from pullback.errors import ShapeError
 from pullback.kernels import blocked, runtime
 from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
-    PANEL,
-    ROWS,
-    WIDTH,
     Pointer,
     at_least,
     broadcast,
     copy_transposed,
-    inline,
     load,
     load_part,
     multiply_narrow_panel,
@@ -32,6 +29,7 @@ from pullback.kernels.simd import (
     store_part,
     where_positive,
 )
+from pullback.kernels.target import PANEL, ROWS, WIDTH
 
 _DEPTH = 208  # at a time, at most: a panel of so many rows stays in the first-level cache
 _STEP = _DEPTH + WIDTH  # from row to row of a copied block

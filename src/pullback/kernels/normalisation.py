@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pullback.kernels import runtime
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion
-from pullback.kernels.simd import inline
 
 _ROWS = 64  # summed in float32 before they are added to a larger sum
 

@@ -14,7 +14,6 @@ from pullback.kernels.convolution import Pair, as_pair
 from pullback.kernels.fused import Affine, Mask, as_input, loaded_rows, through_affine
 from pullback.kernels.runtime import Bytes, Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
-    WIDTH,
     broadcast,
     load,
     load_part,
@@ -26,6 +25,7 @@ from pullback.kernels.simd import (
     where_byte,
     where_positive,
 )
+from pullback.kernels.target import WIDTH
 
 _ROWS = 16  # of the image at a time, whose sums are added up in float32
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pullback.kernels.runtime import Floats, Integers, kernel, portion
-from pullback.kernels.simd import WIDTH, broadcast, load_part, store_part
+from pullback.kernels.simd import broadcast, load_part, store_part
+from pullback.kernels.target import WIDTH
 
 
 def add_rows(v: Any, places: Any, out: Any) -> None:

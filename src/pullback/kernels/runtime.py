@@ -4,7 +4,7 @@ Everything else in this package is written as "what thread `thread` of `threads`
 
 from __future__ import annotations
 
-import ast
+import hashlib
 import inspect
 import os
 import threading
@@ -13,17 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.core.ccallback import CFunc
-from numba.extending import intrinsic
 
 from pullback.errors import ConfigError
-from pullback.kernels import simd
-from pullback.kernels.cache import KernelCache
-from pullback.kernels.simd import ALIGNMENT, inline
+from pullback.kernels.cache import announce, machine_code
+from pullback.kernels.language import inline
+from pullback.kernels.pool import MOST, the_pool
+from pullback.kernels.target import ALIGNMENT, Loaded
 
 Floats = Any
 """Annotates a contiguous float32 array of a kernel."""
@@ -38,8 +34,8 @@ def threads() -> int:
     asked = os.environ.get("PULLBACK_NUM_THREADS")
     if asked is None:
         return _cpus()
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"PULLBACK_NUM_THREADS: expected a whole number of at least 1, got {asked!r}")
+    if not asked.isdecimal() or not 1 <= int(asked) <= MOST:
+        raise ConfigError(f"PULLBACK_NUM_THREADS: expected a whole number from 1 to {MOST}, got {asked!r}")
     return int(asked)
 
 
@@ -112,18 +108,9 @@ def _held(name: str, floats: int) -> Any:
     return held
 
 
-_pool = threading.Lock()
-
-
-def launch(entry: int | None, bits: Any) -> None:
+def launch(entry: int, bits: Any) -> None:
     """Run machine code on every thread: a C function (thread, threads, pointer to the arguments `bits`), by address."""
-    count = threads()
-    workers = min(count, numba.config.NUMBA_NUM_THREADS)
-    with _pool:
-        if getattr(_own, "workers", None) != workers:  # Numba keeps it for each thread of Python's, and is slow to tell
-            numba.set_num_threads(workers)
-            _own.workers = workers
-        _runner()(count, entry, address(bits))
+    the_pool().run(threads(), entry, address(bits))
 
 
 def _address_of(kind: Any) -> Callable[[Any], int]:
@@ -164,95 +151,28 @@ class Kernel:
         self._share = share
         self._kinds = [str(each.annotation) for each in list(inspect.signature(share).parameters.values())[2:]]
         self._coders = [_CODERS[kind] for kind in self._kinds]
-        self._entry: int | None = None
+        self._code: Loaded | None = None
 
     def __call__(self, *values: Any) -> None:
         bits = np.array([code(value) for code, value in zip(self._coders, values, strict=True)], np.int64)
-        if self._entry is None:
-            with _pool:
-                self._compile()
-        launch(self._entry, bits)
+        if self._code is None:
+            self._code = machine_code(self.name, self._key(), self._compiled)
+        launch(self._code.address, bits)
 
-    def _compile(self) -> int:
-        """The address of a C function (thread, threads, arguments as 64-bit integers)."""
-        function = self._entry_point()
-        options = {"nopython": True, "_nrt": False, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-        arguments = (types.int64, types.int64, types.CPointer(types.int64))
-        compiled: Any = CFunc(function, (arguments, types.void), {}, options)
-        compiled._cache = KernelCache(function)
-        compiled.compile()
-        self._compiled = compiled
-        address: int = compiled.address
-        self._entry = address
-        return address
+    def _key(self) -> str:
+        """Which function it is; what is written in this package names the folder, and elsewhere counts here."""
+        file = Path(self._share.__code__.co_filename)
+        text = b"" if file.parent == Path(__file__).parent else file.read_bytes()
+        return f"{self._share.__module__} {hashlib.sha256(text).hexdigest()}"
 
-    def _entry_point(self) -> Callable[..., None]:
-        """The share with the signature (thread, threads, bits), its arguments unpacked by its first lines.
+    def _compiled(self, symbol: str) -> bytes:
+        from pullback.kernels.compiler import compiled
 
-        It is the function's own text that changes, as Numba would compile a function that calls it twice over.
-        """
-        lines, first = inspect.getsourcelines(self._share)
-        tree = ast.parse("".join(lines))
-        definition = tree.body[0]
-        assert isinstance(definition, ast.FunctionDef)
-        names = [argument.arg for argument in definition.args.args]
-        unpack = [
-            f"{name} = {_DECODERS[kind].format(index)}\n"
-            for index, (name, kind) in enumerate(zip(names[2:], self._kinds, strict=True))
-        ]
-        template = ast.parse(f"def entry(thread, threads, bits):\n    {'    '.join(unpack)}").body[0]
-        assert isinstance(template, ast.FunctionDef)
-        definition.args = template.args
-        definition.body[:0] = template.body
-        definition.decorator_list.clear()
-        ast.increment_lineno(tree, first - 1)
-        namespace = {**self._share.__globals__, **_DECODER_NAMES}
-        exec(compile(tree, inspect.getsourcefile(self._share) or self.name, "exec"), namespace)
-        function: Callable[..., None] = namespace[self.name]
-        return function
+        announce(self.name)
+        return compiled(symbol, self._share, self._kinds)
 
 
 kernel = Kernel
-
-
-_DECODERS = {
-    "Floats": "floats_from(bits[{}])",
-    "Bytes": "bytes_from(bits[{}])",
-    "Integers": "integers_from(bits[{}])",
-    "int": "bits[{}]",
-    "bool": "bits[{}] != 0",
-    "float": "double_from(bits[{}])",
-}
-_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_from", "bytes_from", "integers_from", "double_from")}
-
-
-def _call_entry(typing: Any, entry: Any, thread: Any, threads: Any, bits: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        integer = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [integer, integer, integer.as_pointer()])
-        function = builder.inttoptr(values[0], kind.as_pointer())
-        builder.call(function, [values[1], values[2], builder.inttoptr(values[3], integer.as_pointer())])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.int64), emit
-
-
-_call: Any = intrinsic(_call_entry)
-
-
-@cache
-def _runner() -> Any:
-    """The only parallel loop: each thread calls a kernel's entry with its number."""
-
-    def thread_pool(threads, entry, bits):  # type: ignore[no-untyped-def]
-        for thread in prange(threads):
-            _call(entry, thread, threads, bits)
-
-    signature = types.void(types.int64, types.int64, types.int64)
-    compiled = njit(parallel=True, nogil=True)(thread_pool)
-    compiled._cache = KernelCache(thread_pool)
-    compiled.compile(signature)
-    return compiled
 
 
 @inline

@@ -12,7 +12,8 @@ import numpy as np
 from pullback.kernels import runtime
 from pullback.kernels.lattice import Pair
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
-from pullback.kernels.simd import PANEL, WIDTH, load_part, multiply_panel, offset, store_part
+from pullback.kernels.simd import load_part, multiply_panel, offset, store_part
+from pullback.kernels.target import PANEL, WIDTH
 
 MOST_TERMS = 512
 """Taps times input channels that this algorithm takes: the products of a row of outputs must fit the cache."""

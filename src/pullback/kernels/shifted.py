@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 
 from pullback.kernels import lattice, runtime
+from pullback.kernels.language import inline
 from pullback.kernels.lattice import Correlation, Pair
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
-    PANEL,
-    ROWS,
-    WIDTH,
     Pointer,
     broadcast,
     copy_transposed,
-    inline,
     load,
     load_part,
     multiply_panel,
@@ -28,6 +25,7 @@ from pullback.kernels.simd import (
     store,
     store_part,
 )
+from pullback.kernels.target import PANEL, ROWS, WIDTH
 
 _DEPTH = 320  # of a product at a time: a panel of weights and a few rows of patches fit the first-level cache
 _COLUMNS = 128

@@ -1,402 +1,196 @@
-"""Explicit SIMD vectors of float32 inside Numba functions, and the register-blocked tile that matrix products stand on.
-The vector width follows from the CPU that Numba compiles for, found by asking LLVM rather than a table of CPUs.
-"""
+"""Explicit SIMD vectors of float32 inside kernels, and the register-blocked tile that matrix products stand on."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import llvmlite.binding as llvm
-import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic, models, overload, register_model
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from pullback.kernels import instructions
+from pullback.kernels.instructions import BYTE, FLOAT, INTEGER, LANE, VOID, integer
+from pullback.kernels.language import inline, intrinsic
+from pullback.kernels.target import MACHINE, ROWS, WIDTH
+
 Pointer = Any
 """The address of float32 (or, where said, of bytes) inside a kernel; indexed like an array."""
 
-_FLOAT = ir.FloatType()
-INTEGER = ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, WIDTH)
+_BYTES = ir.VectorType(BYTE, WIDTH)
 _FAST = ("contract", "nsz")
 
 
-class Machine(NamedTuple):
-    """What the compiled code may use: floats in a vector, vector registers, a fused multiply-add."""
+def at(builder: Any, pointer: Any, index: Any) -> Any:
+    """Emit the pointer to a later element; the index as a value, or as a Python number."""
+    return builder.gep(pointer, [integer(index) if isinstance(index, int) else index])
 
-    width: int
-    registers: int
-    fma: bool
 
+def splat(builder: Any, scalar: Any) -> Any:
+    """Emit a vector of equal lanes."""
+    return instructions.splat(builder, scalar, VECTOR)
 
-def _probe() -> Machine:
-    """The vectors LLVM uses on the CPU Numba compiles for (so `NUMBA_CPU_NAME` counts), read off a probe's assembly."""
-    module = ir.Module()
-    module.triple = llvm.get_process_triple()
-    wide = ir.VectorType(_FLOAT, 16)
-    fma = ir.Function(module, ir.FunctionType(wide, [wide] * 3), "llvm.fma.v16f32")
-    probe = ir.Function(module, ir.FunctionType(ir.VoidType(), [wide.as_pointer()]), "probe")
-    builder = ir.IRBuilder(probe.append_basic_block())
-    value = builder.load(probe.args[0], align=4)
-    builder.store(builder.call(fma, [value, value, value]), probe.args[0], align=4)
-    builder.ret_void()
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    if config.CPU_NAME and not config.CPU_FEATURES:
-        features = ""  # a CPU was named: its own features, not the ones of the host that Numba adds
-    target = llvm.Target.from_triple(module.triple)
-    machine = target.create_target_machine(cpu=cpu, features=features, opt=2)
-    assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
-    fused = "vfmadd" in assembly or "fmla" in assembly
-    if "zmm" in assembly:
-        return Machine(16, 32, fused)
-    if "ymm" in assembly:
-        return Machine(8, 16, fused)
-    return Machine(4, 32 if "fmla" in assembly else 16, fused)
 
+def load_vector(builder: Any, pointer: Any, count: Any = None) -> Any:
+    """Emit the load of a vector, or of its first `count` lanes with zeros after."""
+    return instructions.load(builder, pointer, VECTOR, None if count is None else _mask(builder, count))
 
-MACHINE = _probe()
-WIDTH = MACHINE.width
-"""Floats in one vector."""
-PANEL = 2 * WIDTH
-"""Columns of the tile of a matrix product: two vectors."""
-ROWS = (12, 8, 4) if MACHINE.registers == 32 else (6, 4, 2)
-"""Rows of the tiles; with two vectors a row, the largest fills the registers without spilling."""
-ALIGNMENT = 64
 
-VECTOR = ir.VectorType(_FLOAT, WIDTH)
-_MASK = ir.VectorType(ir.IntType(1), WIDTH)
-_LANES = ir.VectorType(ir.IntType(32), WIDTH)
-_NAME = f"v{WIDTH}f32"
+def store_vector(builder: Any, value: Any, pointer: Any, count: Any = None) -> None:
+    """Emit the store of a vector, or of its first `count` lanes."""
+    instructions.store(builder, value, pointer, None if count is None else _mask(builder, count))
 
 
-class _Vector(types.Type):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{WIDTH}")
+def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
+    """Emit left right + total."""
+    if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
+        return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
+    return instructions.call(builder, f"llvm.fma.v{WIDTH}f32", VECTOR, left, right, total)
 
 
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, VECTOR)
+def _mask(builder: Any, count: Any) -> Any:
+    return instructions.first_lanes(builder, count, WIDTH)
 
 
-vector = _Vector()
+# -- memory ----------------------------------------------------------------------------------------------------------
+def _load(builder: Any, pointer: Any, index: Any) -> Any:
+    return load_vector(builder, at(builder, pointer, index))
 
 
-def as_vector(builder: Any, pointer: Any) -> Any:
-    return builder.bitcast(pointer, VECTOR.as_pointer())
+def _store(builder: Any, pointer: Any, index: Any, value: Any) -> None:
+    store_vector(builder, value, at(builder, pointer, index))
 
 
-def splat(builder: Any, scalar: Any, kind: Any = VECTOR) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None))
+def _load_part(builder: Any, pointer: Any, index: Any, count: Any) -> Any:
+    return load_vector(builder, at(builder, pointer, index), count)
 
 
-def _lane_mask(builder: Any, count: Any) -> Any:
-    """True in the first `count` lanes."""
-    lanes = ir.Constant(_LANES, list(range(WIDTH)))
-    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, ir.IntType(32)), _LANES))
-
-
-def declared(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
-
-
-def _load(typing: Any, pointer: Any, index: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
-
-    return vector(pointer, types.intp), emit
-
-
-def _store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.store(values[2], as_vector(builder, builder.gep(values[0], [values[1]])), align=4)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, vector), emit
-
-
-def load_lanes(builder: Any, start: Any, count: Any) -> Any:
-    """Emit the load of the first `count` lanes of the vector at `start`, zeros after."""
-    arguments = [start.type, ir.IntType(32), _MASK, VECTOR]
-    masked = declared(builder, f"llvm.masked.load.{_NAME}.p0{_NAME}", VECTOR, arguments)
-    mask = _lane_mask(builder, count)
-    return builder.call(masked, [start, ir.Constant(ir.IntType(32), 4), mask, ir.Constant(VECTOR, None)])
-
-
-def store_lanes(builder: Any, value: Any, start: Any, count: Any) -> None:
-    """Emit the store of the first `count` lanes to the vector at `start`."""
-    arguments = [VECTOR, start.type, ir.IntType(32), _MASK]
-    masked = declared(builder, f"llvm.masked.store.{_NAME}.p0{_NAME}", ir.VoidType(), arguments)
-    builder.call(masked, [value, start, ir.Constant(ir.IntType(32), 4), _lane_mask(builder, count)])
-
-
-def _load_part(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return load_lanes(builder, as_vector(builder, builder.gep(values[0], [values[1]])), values[2])
-
-    return vector(pointer, types.intp, types.intp), emit
-
-
-def _store_part(typing: Any, pointer: Any, index: Any, value: Any, count: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        store_lanes(builder, values[2], as_vector(builder, builder.gep(values[0], [values[1]])), values[3])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, vector, types.intp), emit
-
-
-def _broadcast(typing: Any, scalar: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return splat(builder, values[0])
-
-    return vector(types.float32), emit
-
-
-def _offset(typing: Any, pointer: Any, index: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.gep(values[0], [values[1]])
-
-    return pointer(pointer, types.intp), emit
-
-
-def _at_least(typing: Any, value: Any, floor: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", values[0], values[1]), values[1], values[0])
-
-    return vector(vector, vector), emit
-
-
-def _where_positive(typing: Any, sign: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        zero = ir.Constant(VECTOR, None)
-        return builder.select(builder.fcmp_ordered(">", values[0], zero), values[1], zero)
-
-    return vector(vector, vector), emit
-
-
-def _first_lanes(typing: Any, value: Any, count: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.select(_lane_mask(builder, values[1]), values[0], ir.Constant(VECTOR, None))
-
-    return vector(vector, types.intp), emit
-
-
-def across(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
-    """All lanes of a vector joined to one number, by halves."""
-    width = value.type.count
-    half = width // 2
-    while half:
-        order = [(lane + half) % width for lane in range(width)]
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), width), order)
-        value = join(value, builder.shuffle_vector(value, value, lanes))
-        half //= 2
-    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
-
-
-def _across(join: Callable[[Any, Any, Any], Any]) -> Any:
-    def declare(typing: Any, value: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return across(builder, values[0], lambda a, b: join(builder, a, b))
-
-        return types.float32(vector), emit
-
-    return intrinsic(declare)
-
-
-def _larger(builder: Any, a: Any, b: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-
-_BYTES = ir.VectorType(ir.IntType(8), WIDTH)
-
-
-def _where_better(typing: Any, value: Any, best: Any, new: Any, old: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value, best, new, old = values
-        larger, no_number = builder.fcmp_ordered(">", value, best), builder.fcmp_unordered("uno", value, value)
-        return builder.select(builder.or_(larger, no_number), new, old)
-
-    return vector(vector, vector, vector, vector), emit
-
-
-def _store_bytes(typing: Any, pointer: Any, index: Any, value: Any, count: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer, index, value, count = values
-        start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
-        data = builder.fptoui(value, _BYTES)
-        arguments = [_BYTES, start.type, ir.IntType(32), _MASK]
-        masked = declared(builder, f"llvm.masked.store.v{WIDTH}i8.p0v{WIDTH}i8", ir.VoidType(), arguments)
-        whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
-        with builder.if_else(whole, likely=True) as (then, otherwise):
-            with then:
-                builder.store(data, start, align=1)
-            with otherwise:
-                builder.call(masked, [data, start, ir.Constant(ir.IntType(32), 1), _lane_mask(builder, count)])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, vector, types.intp), emit
-
-
-def _where_byte(typing: Any, pointer: Any, index: Any, byte: Any, count: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer, index, byte, count, value = values
-        start = builder.bitcast(builder.gep(pointer, [index]), _BYTES.as_pointer())
-        arguments = [start.type, ir.IntType(32), _MASK, _BYTES]
-        masked = declared(builder, f"llvm.masked.load.v{WIDTH}i8.p0v{WIDTH}i8", _BYTES, arguments)
-        zero = ir.Constant(_BYTES, None)
-        whole = builder.icmp_signed(">=", count, ir.Constant(INTEGER, WIDTH))
-        held = cgutils.alloca_once(builder, _BYTES)
-        with builder.if_else(whole, likely=True) as (then, otherwise):
-            with then:
-                builder.store(builder.load(start, align=1), held)
-            with otherwise:
-                mask = _lane_mask(builder, count)
-                builder.store(builder.call(masked, [start, ir.Constant(ir.IntType(32), 1), mask, zero]), held)
-        wanted = splat(builder, builder.trunc(byte, ir.IntType(8)), _BYTES)
-        return builder.select(builder.icmp_unsigned("==", builder.load(held), wanted), value, ir.Constant(VECTOR, None))
-
-    return vector(pointer, types.intp, types.intp, types.intp, vector), emit
+def _store_part(builder: Any, pointer: Any, index: Any, value: Any, count: Any) -> None:
+    store_vector(builder, value, at(builder, pointer, index), count)
 
 
 def _prefetch(to_write: bool) -> Any:
-    def declare(typing: Any, pointer: Any, index: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            place = builder.bitcast(builder.gep(values[0], [values[1]]), ir.IntType(8).as_pointer())
-            number = ir.IntType(32)
-            wanted = declared(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, number, number, number])
-            near, data = 2, 1  # the second-level cache; not instructions
-            builder.call(wanted, [place, *(ir.Constant(number, each) for each in (int(to_write), near, data))])
-            return context.get_dummy_value()
+    def emit(builder: Any, pointer: Any, index: Any) -> None:
+        place = builder.bitcast(at(builder, pointer, index), BYTE.as_pointer())
+        near, data = 2, 1  # the second-level cache; not instructions
+        numbers = (ir.Constant(LANE, each) for each in (int(to_write), near, data))
+        instructions.call(builder, "llvm.prefetch.p0", VOID, place, *numbers)
 
-        return types.void(pointer, types.intp), emit
-
-    return intrinsic(declare)
+    return intrinsic(emit, "nothing")
 
 
-def _from_bits(kind: Any) -> Any:
-    """A value of `kind` (pointer or float64) from the 64-bit integer that holds its bits."""
-
-    def declare(typing: Any, bits: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            target = context.get_value_type(kind)
-            if isinstance(kind, types.CPointer):
-                return builder.inttoptr(values[0], target)
-            return builder.bitcast(values[0], target)
-
-        return kind(types.int64), emit
-
-    return intrinsic(declare)
+def _store_bytes(builder: Any, pointer: Any, index: Any, value: Any, count: Any) -> None:
+    place, data = at(builder, pointer, index), builder.fptoui(value, _BYTES)
+    whole = builder.icmp_signed(">=", count, integer(WIDTH))
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            instructions.store(builder, data, place)
+        with otherwise:
+            instructions.store(builder, data, place, _mask(builder, count))
 
 
-floats_from = _from_bits(types.CPointer(types.float32))
-bytes_from = _from_bits(types.CPointer(types.uint8))
-integers_from = _from_bits(types.CPointer(types.int64))
-double_from = _from_bits(types.float64)
+def _where_byte(builder: Any, pointer: Any, index: Any, byte: Any, count: Any, value: Any) -> Any:
+    place = at(builder, pointer, index)
+    whole = builder.icmp_signed(">=", count, integer(WIDTH))
+    held = instructions.room(builder, _BYTES)
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            builder.store(instructions.load(builder, place, _BYTES), held)
+        with otherwise:
+            builder.store(instructions.load(builder, place, _BYTES, _mask(builder, count)), held)
+    wanted = instructions.splat(builder, builder.trunc(byte, BYTE), _BYTES)
+    return builder.select(builder.icmp_unsigned("==", builder.load(held), wanted), value, ir.Constant(VECTOR, None))
 
-offset = intrinsic(_offset)
+
+offset = intrinsic(at, "pointer")
 """`offset(pointer, index)`: the pointer to a later element."""
 load = intrinsic(_load)
 """`load(pointer, index)`: the vector that starts at an element."""
-store = intrinsic(_store)
+store = intrinsic(_store, "nothing")
 """`store(pointer, index, value)`."""
 load_part = intrinsic(_load_part)
 """`load_part(pointer, index, count)`: the first `count` lanes, zeros after; nothing beyond them is touched."""
-store_part = intrinsic(_store_part)
+store_part = intrinsic(_store_part, "nothing")
 """`store_part(pointer, index, value, count)`."""
-broadcast = intrinsic(_broadcast)
-"""`broadcast(scalar)`: a vector of equal lanes."""
-where_better = intrinsic(_where_better)
-"""`where_better(value, best, new, old)`: new where value > best or is NaN, and old elsewhere."""
-store_bytes = intrinsic(_store_bytes)
-"""`store_bytes(pointer, index, value, count)`: the first `count` lanes, whole numbers, as bytes."""
-where_byte = intrinsic(_where_byte)
-"""`where_byte(pointer, index, byte, count, value)`: value where the byte in memory is this one, and 0 elsewhere."""
 prefetch = _prefetch(False)
 """`prefetch(pointer, index)`: bring the cache line of an element, which will be read soon."""
 prefetch_to_write = _prefetch(True)
 """`prefetch_to_write(pointer, index)`: the same for an element that will be written."""
+store_bytes = intrinsic(_store_bytes, "nothing")
+"""`store_bytes(pointer, index, value, count)`: the first `count` lanes, whole numbers, as bytes."""
+where_byte = intrinsic(_where_byte)
+"""`where_byte(pointer, index, byte, count, value)`: value where the byte in memory is this one, and 0 elsewhere."""
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+def _at_least(builder: Any, value: Any, floor: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
+
+
+def _where_positive(builder: Any, sign: Any, value: Any) -> Any:
+    zero = ir.Constant(VECTOR, None)
+    return builder.select(builder.fcmp_ordered(">", sign, zero), value, zero)
+
+
+def _where_better(builder: Any, value: Any, best: Any, new: Any, old: Any) -> Any:
+    larger, no_number = builder.fcmp_ordered(">", value, best), builder.fcmp_unordered("uno", value, value)
+    return builder.select(builder.or_(larger, no_number), new, old)
+
+
+def _first_lanes(builder: Any, value: Any, count: Any) -> Any:
+    return builder.select(_mask(builder, count), value, ir.Constant(VECTOR, None))
+
+
+def _sum_of_lanes(builder: Any, value: Any) -> Any:
+    return instructions.across(builder, value, builder.fadd)
+
+
+def _largest_lane(builder: Any, value: Any) -> Any:
+    return instructions.across(builder, value, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+def _in_vectors(instruction: str) -> Any:
+    def emit(builder: Any, left: Any, right: Any) -> Any:
+        return getattr(builder, instruction)(left, right, flags=_FAST)
+
+    return intrinsic(emit)
+
+
+OPERATORS = {"add": _in_vectors("fadd"), "sub": _in_vectors("fsub"), "mul": _in_vectors("fmul")}
+"""What +, - and * of two vectors are, by their names in the module `operator`."""
+broadcast = intrinsic(splat)
+"""`broadcast(scalar)`: a vector of equal lanes."""
 at_least = intrinsic(_at_least)
 """`at_least(value, floor)`: the larger in each lane; NaN stays."""
-first_lanes = intrinsic(_first_lanes)
-"""`first_lanes(value, count)`: the first `count` lanes, zeros after."""
-sum_of_lanes = _across(lambda builder, a, b: builder.fadd(a, b))
-"""`sum_of_lanes(value)`: a number."""
-largest_lane = _across(_larger)
-"""`largest_lane(value)`: a number, which a NaN in a lane leaves as it is."""
 where_positive = intrinsic(_where_positive)
 """`where_positive(sign, value)`: value where sign > 0, and 0 elsewhere."""
+where_better = intrinsic(_where_better)
+"""`where_better(value, best, new, old)`: new where value > best or is NaN, and old elsewhere."""
+first_lanes = intrinsic(_first_lanes)
+"""`first_lanes(value, count)`: the first `count` lanes, zeros after."""
+sum_of_lanes = intrinsic(_sum_of_lanes, "float")
+"""`sum_of_lanes(value)`: a number."""
+largest_lane = intrinsic(_largest_lane, "float")
+"""`largest_lane(value)`: a number, which a NaN in a lane leaves as it is."""
 
 
-def _transpose(typing: Any, a: Any, a_first: Any, a_row: Any, b: Any, b_first: Any, b_row: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        a, a_first, a_row, b, b_first, b_row = values
+# -- what a kernel is given, as integers of 64 bits -------------------------------------------------------------------
+def _pointer_from(kind: Any) -> Any:
+    def emit(builder: Any, bits: Any) -> Any:
+        return builder.inttoptr(bits, kind.as_pointer())
 
-        def row(pointer: Any, first: Any, step: Any, index: int) -> Any:
-            place = builder.add(first, builder.mul(step, ir.Constant(INTEGER, index)))
-            return as_vector(builder, builder.gep(pointer, [place]))
-
-        lines = [builder.load(row(a, a_first, a_row, index), align=4) for index in range(WIDTH)]
-        # Interleaving the first half of the rows with the second, log2(WIDTH) times, is a transposition.
-        half = WIDTH // 2
-        low = [lane // 2 + lane % 2 * WIDTH for lane in range(WIDTH)]
-        kind = ir.VectorType(ir.IntType(32), WIDTH)
-        masks = [ir.Constant(kind, low), ir.Constant(kind, [lane + half for lane in low])]
-        for _ in range(WIDTH.bit_length() - 1):
-            pairs = zip(lines[:half], lines[half:], strict=True)
-            lines = [builder.shuffle_vector(first, second, mask) for first, second in pairs for mask in masks]
-        for index, line in enumerate(lines):
-            builder.store(line, row(b, b_first, b_row, index), align=4)
-        return context.get_dummy_value()
-
-    n = types.intp
-    return types.void(a, n, n, b, n, n), emit
+    return emit
 
 
-_transpose_block = intrinsic(_transpose)
+def _double_from(builder: Any, bits: Any) -> Any:
+    return builder.bitcast(bits, ir.DoubleType())
 
 
-def inline(function: Function) -> Function:
-    """A function for use inside kernels: no reference counts, no wrappers for Python."""
-    options = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    compiled: Function = njit(error_model="numpy", fastmath={"contract", "nsz"}, **options)(function)
-    return compiled
+floats_from = intrinsic(_pointer_from(FLOAT), "floats")
+bytes_from = intrinsic(_pointer_from(BYTE), "bytes")
+integers_from = intrinsic(_pointer_from(INTEGER), "integers")
+double_from = intrinsic(_double_from, "double")
 
 
-def _binary(instruction: str, operation: Callable[[Any, Any], Any]) -> None:
-    """Let `operation` act on two vectors, or on a vector and a number."""
-
-    def declare(typing: Any, left: Any, right: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return getattr(builder, instruction)(values[0], values[1], flags=_FAST)
-
-        return vector(vector, vector), emit
-
-    of_vectors = intrinsic(declare)
-
-    def choose(left: Any, right: Any) -> Any:
-        if isinstance(left, _Vector) and isinstance(right, _Vector):
-            return lambda left, right: of_vectors(left, right)
-        if isinstance(left, _Vector):
-            return lambda left, right: of_vectors(left, broadcast(np.float32(right)))
-        if isinstance(right, _Vector):
-            return lambda left, right: of_vectors(broadcast(np.float32(left)), right)
-        return None
-
-    overload(operation, strict=False)(choose)  # strict would compare our annotations with the bare lambdas
-
-
-_binary("fadd", operator.add)
-_binary("fsub", operator.sub)
-_binary("fmul", operator.mul)
-
-
+# -- products --------------------------------------------------------------------------------------------------------
 def _tile(rows: int, vectors: int) -> Any:
     """The product tile of so many rows and vectors: C[i, :] (+)= sum over k of A[i, k] B[k, :], sums kept in registers.
 
@@ -404,80 +198,61 @@ def _tile(rows: int, vectors: int) -> Any:
     the step to the next k; C, its first element and the step to the next row; and whether to add to what C holds.
     """
 
-    def declare(
-        typing: Any, depth: Any, a: Any, a_first: Any, a_row: Any, a_k: Any, b: Any, b_first: Any, b_k: Any,
+    def emit(
+        builder: Any, depth: Any, a: Any, a_first: Any, a_row: Any, a_k: Any, b: Any, b_first: Any, b_k: Any,
         c: Any, c_first: Any, c_row: Any, accumulate: Any,
-    ) -> Any:  # fmt: skip
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            depth, a, a_first, a_row, a_k, b, b_first, b_k, c, c_first, c_row, accumulate = values
-            a = builder.gep(a, [a_first])
-            b = builder.gep(b, [b_first])
-            c = builder.gep(c, [c_first])
+    ) -> None:  # fmt: skip
+        a = at(builder, a, a_first)
+        b = at(builder, b, b_first)
+        c = at(builder, c, c_first)
 
-            def number(value: int) -> Any:
-                return ir.Constant(INTEGER, value)
+        zero = ir.Constant(VECTOR, None)
+        cells = [(row, part) for row in range(rows) for part in range(vectors)]
+        targets = {}
+        for row, part in cells:
+            offset = builder.add(builder.mul(integer(row), c_row), integer(part * WIDTH))
+            targets[row, part] = at(builder, c, offset)
+        # A pointer for every third row: the two between are reached by the address modes of one instruction.
+        starts = [at(builder, a, builder.mul(integer(row), a_row)) for row in range(0, rows, 3)]
+        between = [integer(0), a_row, builder.mul(integer(2), a_row)]
 
-            zero = ir.Constant(VECTOR, None)
-            cells = [(row, part) for row in range(rows) for part in range(vectors)]
-            targets = {}
-            for row, part in cells:
-                offset = builder.add(builder.mul(number(row), c_row), number(part * WIDTH))
-                targets[row, part] = as_vector(builder, builder.gep(c, [offset]))
-            # A pointer for every third row: the two between are reached by the address modes of one instruction.
-            starts = [builder.gep(a, [builder.mul(number(row), a_row)]) for row in range(0, rows, 3)]
-            between = [number(0), a_row, builder.mul(number(2), a_row)]
+        entry = builder.block
+        reload = builder.append_basic_block("tile.reload")
+        loop = builder.append_basic_block("tile.loop")
+        done = builder.append_basic_block("tile.done")
+        builder.cbranch(builder.icmp_signed("!=", accumulate, integer(0)), reload, loop)
 
-            entry = builder.block
-            reload = builder.append_basic_block("tile.reload")
-            loop = builder.append_basic_block("tile.loop")
-            done = builder.append_basic_block("tile.done")
-            builder.cbranch(builder.icmp_signed("!=", accumulate, number(0)), reload, loop)
+        builder.position_at_end(reload)
+        held = {cell: load_vector(builder, targets[cell]) for cell in cells}
+        builder.branch(loop)
 
-            builder.position_at_end(reload)
-            held = {cell: builder.load(targets[cell], align=4) for cell in cells}
-            builder.branch(loop)
+        builder.position_at_end(loop)
+        k, b_at = builder.phi(INTEGER), builder.phi(b.type)
+        a_at = [builder.phi(a.type) for _ in starts]
+        sums = {cell: builder.phi(VECTOR) for cell in cells}
+        right = [load_vector(builder, at(builder, b_at, part * WIDTH)) for part in range(vectors)]
+        added = {}
+        for row in range(rows):
+            left = splat(builder, builder.load(at(builder, a_at[row // 3], between[row % 3])))
+            for part in range(vectors):
+                added[row, part] = multiply_add(builder, left, right[part], sums[row, part])
+        k_next = builder.add(k, integer(1))
+        a_next = [at(builder, pointer, a_k) for pointer in a_at]
+        b_next = at(builder, b_at, b_k)
+        builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
+        moving = [(k, integer(0), k_next), (b_at, b, b_next), *zip(a_at, starts, a_next, strict=True)]
+        for phi, start, following in moving:
+            for value, block in ((start, entry), (start, reload), (following, loop)):
+                phi.add_incoming(value, block)
+        for cell in cells:
+            for value, block in ((zero, entry), (held[cell], reload), (added[cell], loop)):
+                sums[cell].add_incoming(value, block)
 
-            builder.position_at_end(loop)
-            k, b_at = builder.phi(INTEGER), builder.phi(b.type)
-            a_at = [builder.phi(a.type) for _ in starts]
-            sums = {cell: builder.phi(VECTOR) for cell in cells}
-            right = [
-                builder.load(as_vector(builder, builder.gep(b_at, [number(part * WIDTH)])), align=4)
-                for part in range(vectors)
-            ]
-            added = {}
-            for row in range(rows):
-                left = splat(builder, builder.load(builder.gep(a_at[row // 3], [between[row % 3]])))
-                for part in range(vectors):
-                    added[row, part] = multiply_add(builder, left, right[part], sums[row, part])
-            k_next = builder.add(k, number(1))
-            a_next = [builder.gep(pointer, [a_k]) for pointer in a_at]
-            b_next = builder.gep(b_at, [b_k])
-            builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
-            moving = [(k, number(0), k_next), (b_at, b, b_next), *zip(a_at, starts, a_next, strict=True)]
-            for phi, start, following in moving:
-                for value, block in ((start, entry), (start, reload), (following, loop)):
-                    phi.add_incoming(value, block)
-            for cell in cells:
-                for value, block in ((zero, entry), (held[cell], reload), (added[cell], loop)):
-                    sums[cell].add_incoming(value, block)
+        builder.position_at_end(done)
+        for cell in cells:
+            store_vector(builder, added[cell], targets[cell])
 
-            builder.position_at_end(done)
-            for cell in cells:
-                builder.store(added[cell], targets[cell], align=4)
-            return context.get_dummy_value()
-
-        n = types.intp
-        return types.void(n, a, n, n, n, b, n, n, c, n, n, n), emit
-
-    return intrinsic(declare)
-
-
-def multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
-    if not MACHINE.fma:  # llvm.fma would become a call of the C library for every lane
-        return builder.fadd(builder.fmul(left, right, flags=_FAST), total, flags=_FAST)
-    fma = declared(builder, f"llvm.fma.{_NAME}", VECTOR, [VECTOR] * 3)
-    return builder.call(fma, [left, right, total])
+    return intrinsic(emit, "nothing")
 
 
 def _rows_of_tiles(vectors: int) -> Any:
@@ -517,6 +292,27 @@ multiply_panel = _rows_of_tiles(2)
 """The product of `PANEL` columns."""
 multiply_narrow_panel = _rows_of_tiles(1)
 """The product of `WIDTH` columns."""
+
+
+# -- transposition ---------------------------------------------------------------------------------------------------
+def _transpose(builder: Any, a: Any, a_first: Any, a_row: Any, b: Any, b_first: Any, b_row: Any) -> None:
+    def row(pointer: Any, first: Any, step: Any, index: int) -> Any:
+        return at(builder, pointer, builder.add(first, builder.mul(step, integer(index))))
+
+    lines = [load_vector(builder, row(a, a_first, a_row, index)) for index in range(WIDTH)]
+    # Interleaving the first half of the rows with the second, log2(WIDTH) times, is a transposition.
+    half = WIDTH // 2
+    low = [lane // 2 + lane % 2 * WIDTH for lane in range(WIDTH)]
+    kind = ir.VectorType(LANE, WIDTH)
+    masks = [ir.Constant(kind, low), ir.Constant(kind, [lane + half for lane in low])]
+    for _ in range(WIDTH.bit_length() - 1):
+        pairs = zip(lines[:half], lines[half:], strict=True)
+        lines = [builder.shuffle_vector(first, second, mask) for first, second in pairs for mask in masks]
+    for index, line in enumerate(lines):
+        store_vector(builder, line, row(b, b_first, b_row, index))
+
+
+_transpose_block = intrinsic(_transpose, "nothing")
 
 
 @inline

@@ -7,20 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from pullback.kernels import runtime
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
-from pullback.kernels.simd import (
-    PANEL,
-    WIDTH,
-    Pointer,
-    copy_transposed,
-    inline,
-    load,
-    load_part,
-    multiply_panel,
-    offset,
-    store,
-    store_part,
-)
+from pullback.kernels.simd import Pointer, copy_transposed, load, load_part, multiply_panel, offset, store, store_part
+from pullback.kernels.target import PANEL, WIDTH
 
 _CHANNELS = 64  # at a time, of inputs and of outputs
 MOST_PIXELS = 1024

@@ -26,14 +26,12 @@ from pullback.kernels.fused import (
     through_affine,
     through_gradient,
 )
+from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
 from pullback.kernels.simd import (
-    PANEL,
-    WIDTH,
     Pointer,
     broadcast,
     copy_transposed,
-    inline,
     load,
     load_part,
     multiply_panel,
@@ -43,6 +41,7 @@ from pullback.kernels.simd import (
     store,
     store_part,
 )
+from pullback.kernels.target import PANEL, WIDTH
 from pullback.kernels.winograd_transforms import (
     load_six,
     store_six,

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pullback.kernels.simd import Pointer, inline, load, store
+from pullback.kernels.language import inline
+from pullback.kernels.simd import Pointer, load, store
 
 # The one-dimensional transforms, applied to columns and then rows: B^T d (6 -> 6), A^T m (6 -> 4), A y (4 -> 6),
 # G w (3 -> 6) and G^T u (6 -> 3), for the points 0, P, -P, Q, -Q and infinity. With 5/8 and 3/2 the error is less than

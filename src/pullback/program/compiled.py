@@ -18,7 +18,6 @@ from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
 from pullback.program.loops import generate_loops
 from pullback.program.lowering import Precision, check_algorithms, check_precision, lower
-from pullback.program.memory import LARGE, give_back
 from pullback.program.passes import frozen, optimise
 from pullback.program.recompute import within
 from pullback.program.recording import Recorded, record
@@ -118,8 +117,6 @@ class Compiled:
                 donated = self._donated(recorded.program, args)
                 program = self._improved(recorded.program, donated)
                 entry = self._programs[key] = _Entry(recorded, Replay(program, donated), kept)
-                if entry.replay.plan.size >= LARGE:
-                    give_back()
             self._programs.move_to_end(key)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +13,6 @@ from pullback.program.ir import Program, Step
 from pullback.program.operations import Operation, Write
 
 ALIGNMENT = 64
-LARGE = 1 << 24
-"""Bytes of an arena from which on it is worth the milliseconds to give memory back before."""
 _SMALL = 1 << 12  # bytes; below, NumPy's own allocator costs nothing noticeable
 
 
@@ -143,16 +139,6 @@ def _merged(gaps: list[tuple[int, int]], start: int, size: int) -> list[tuple[in
         else:
             rest.append((other, length))
     return [*rest, (start, end - start)]
-
-
-def give_back() -> None:
-    """Return to the system what has been freed, where the C library can (glibc): it would keep it for later.
-
-    A recording runs the function once, and frees as much as the arena needs, which else comes on top.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 # -- what functions do with memory -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from pullback.core import tree
 from pullback.core.context import context
 from pullback.core.guard import fingerprint, is_exposed
-from pullback.core.primitive import Params, Primitive, as_operand
+from pullback.core.primitive import Elementwise, Params, Primitive, as_operand
 from pullback.core.source import user_line
 from pullback.core.tensor import Array, Tensor, View
 from pullback.core.trace import Trace
@@ -53,8 +53,16 @@ def record(f: Callable[..., Any], leaves: Sequence[Any], structure: tree.Structu
     return Recorded(program.check(), [holder for holder, _ in trace.state.values()], written, kept, result_structure)
 
 
+LARGE = 1 << 15
+"""Elements of a step, in all, from which on its numbers are not computed until someone needs them."""
+
+
 class Recording(Trace):
-    """The outermost trace of a compiled function. A tensor's node is its place."""
+    """The outermost trace of a compiled function. A tensor's node is its place.
+
+    Python may not see the numbers, so most need not be computed: large results, and what is made of them, are zeros of
+    their type, until a function comes that is not known to be indifferent to numbers. Then all are filled in, in place.
+    """
 
     differentiating = False
     hidden = True
@@ -69,12 +77,14 @@ class Recording(Trace):
         self._known: dict[
             tuple[int, int], tuple[Any, int]
         ] = {}  # arrays that became constants, by identity and content
+        self._blank: dict[int, Any] = {}  # by the identity of what a step gave: the zeros that stand for it
+        self._steps_to_do: list[_Blank] = []
 
     def apply(self, primitive: Primitive, args: Sequence[Array], params: Params) -> Any:
         args = [as_operand(primitive, arg) for arg in args]
         values = [self.lower(arg) for arg in args]
         with _state(None):  # state that is hidden inside a primitive is changed by the primitive, at every run
-            y = primitive.fn(*values, **params)
+            y = self._run(primitive, values, params)
         if any(isinstance(part, Tensor) for part in (y if type(y) is tuple else (y,))):
             raise LeavesTapeError(
                 f"pb.compile: {primitive.name} at {user_line()} uses a traced array that is not one of its arguments: "
@@ -104,6 +114,37 @@ class Recording(Trace):
         outputs = tuple(results[position]._node for position in made)
         self._add(primitive, args, params, outputs, tuple(made), tuple(fixed))
         return tuple(results)
+
+    def _run(self, primitive: Primitive, values: Sequence[Any], params: Params) -> Any:
+        """What the step gives: numbers, or zeros that stand for them."""
+        unknown = any(id(value) in self._blank for value in values)
+        large = sum(getattr(value, "size", 1) for value in values) >= LARGE
+        blank = blank_of(primitive) if large or unknown else None
+        if blank is None and not unknown:
+            return primitive.fn(*values, **params)
+        if blank is None and not primitive.registered:
+            self._fill()
+            return primitive.fn(*values, **params)
+        with np.errstate(all="ignore"):  # of zeros, which nobody divided by
+            y = (blank or primitive.fn)(*values, **params)
+        known = {id(value) for value in values}
+        parts = [part if is_array(part) and id(part) not in known else None for part in _parts(y)]
+        zeros = [None if part is None else np.array(part) if isinstance(part, np.generic) else part for part in parts]
+        self._steps_to_do.append(_Blank(primitive, values, params, parts, zeros))
+        self._blank.update({id(part): zero for part, zero in zip(parts, zeros, strict=True) if part is not None})
+        return y
+
+    def _fill(self) -> None:
+        """Compute all that zeros stand for."""
+        steps, self._steps_to_do, self._blank = self._steps_to_do, [], {}
+        for step in steps:
+            y = step.primitive.fn(*step.values, **step.params)
+            for zeros, part in zip(step.zeros, _parts(y), strict=True):
+                if zeros is not None and not (zeros.base is not None and np.shares_memory(zeros, part)):
+                    writeable = zeros.flags.writeable
+                    zeros.flags.writeable = True
+                    np.copyto(zeros, part)
+                    zeros.flags.writeable = writeable
 
     def _add(
         self, primitive: Primitive, args: Sequence[Any], params: Params, outputs: tuple[int, ...], *rest: Any
@@ -154,13 +195,41 @@ class Recording(Trace):
     def _value(self, value: Any) -> Tensor:
         place = len(self.types)
         self.types[place] = Type.of(value)
-        return Tensor(value, self, place)
+        return Tensor(self._blank.get(id(value), value), self, place)
 
     def _constant(self, value: Any) -> int:
         place = len(self.types)
         self.types[place] = Type.of(value)
         self.constants[place] = value
         return place
+
+
+class _Blank(NamedTuple):
+    """A step that was not done."""
+
+    primitive: Primitive
+    values: Sequence[Any]
+    params: Params
+    parts: Sequence[Any]  # what it gave, which must live as long as its identity is used
+    zeros: Sequence[Any]  # the arrays that its results go to; None for what is no result of its own
+
+
+def blank_of(primitive: Primitive) -> Callable[..., Any] | None:
+    """What gives zeros in the place of the result, where that is less work."""
+    if not isinstance(primitive, Elementwise) and not isinstance(primitive.fn, np.ufunc):
+        return primitive.blank
+
+    def elementwise(*values: Any, **params: Any) -> Any:
+        shape = np.broadcast_shapes(*map(np.shape, values))
+        single = [np.ones((1,) * value.ndim, value.dtype) if np.ndim(value) else value for value in values]
+        y = primitive.fn(*single, **params)
+        return np.zeros(shape, y.dtype) if shape else y
+
+    return elementwise
+
+
+def _parts(y: Any) -> tuple[Any, ...]:
+    return y if type(y) is tuple else (y,)
 
 
 @contextmanager

@@ -53,10 +53,7 @@ def _conv2d(x: Array, w: Array, *, stride: Pair = (1, 1), padding: Padding = NO_
     Returns:
         `(N, H', W', O)` with `H' = (H + top + bottom - kh) // stride + 1`, and likewise W'.
     """
-    if len(x.shape) != 4 or len(w.shape) != 4 or x.shape[3] != w.shape[2] * groups or w.shape[3] % groups:
-        expected = f"x (N, H, W, C) and w (kh, kw, C / {groups}, O)"
-        raise ShapeError("conv2d", f"expected {expected}, got {x.shape} and {w.shape}")
-    grid = _Grid(x.shape[1:3], w.shape[:2], stride, padding)
+    grid = _grid(x, w, stride, padding, groups)
     if (kernels := _kernels(x, w, len(x) * grid.outputs[0] * grid.outputs[1] * w.size // groups, padding)) is not None:
         return kernels.forward(x, w, stride, (padding[0][0], padding[1][0]), groups)
     if grid.is_thin(x, groups):
@@ -75,12 +72,24 @@ def _conv2d(x: Array, w: Array, *, stride: Pair = (1, 1), padding: Padding = NO_
     return y
 
 
+def _grid(x: Array, w: Array, stride: Pair, padding: Padding, groups: int) -> _Grid:
+    if len(x.shape) != 4 or len(w.shape) != 4 or x.shape[3] != w.shape[2] * groups or w.shape[3] % groups:
+        expected = f"x (N, H, W, C) and w (kh, kw, C / {groups}, O)"
+        raise ShapeError("conv2d", f"expected {expected}, got {x.shape} and {w.shape}")
+    return _Grid(x.shape[1:3], w.shape[:2], stride, padding)
+
+
+def _blank(x: Array, w: Array, *, stride: Pair = (1, 1), padding: Padding = NO_PADDING, groups: int = 1) -> Array:
+    grid = _grid(x, w, stride, padding, groups)
+    return np.zeros((len(x), *grid.outputs, w.shape[3]), np.result_type(x, w))
+
+
 def _conv2d_input_adjoint(
     v: Array, w: Array, *, size: Pair, stride: Pair = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
 ) -> Array:
     """The adjoint of `x -> conv2d(x, w)`: from `(N, H', W', O)` to images `(N, *size, C)`. `size` is (H, W)."""
     grid = _Grid(size, w.shape[:2], stride, padding)
-    shape = (len(v), *size, w.shape[2] * groups)
+    shape = _images(v, w, size, groups)
     if (kernels := _kernels(v, w, v.size * w.size // w.shape[3], padding)) is not None:
         return kernels.input_adjoint(v, w, shape, stride, (padding[0][0], padding[1][0]), groups)
     x = np.empty(shape, np.result_type(v, w))
@@ -100,7 +109,7 @@ def _conv2d_weight_adjoint(
     x: Array, v: Array, *, kernel: Pair, stride: Pair = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
 ) -> Array:
     """The adjoint of `w -> conv2d(x, w)`: from `(N, H', W', O)` to kernels `(*kernel, C / groups, O)`."""
-    shape = (*kernel, x.shape[3] // groups, v.shape[3])
+    shape = _weights(x, v, kernel, groups)
     if (kernels := _kernels(x, v, v.size * kernel[0] * kernel[1] * shape[2], padding)) is not None:
         return kernels.weight_adjoint(x, v, shape, stride, (padding[0][0], padding[1][0]), groups)
     grid = _Grid(x.shape[1:3], kernel, stride, padding)
@@ -117,6 +126,14 @@ def _conv2d_weight_adjoint(
     return np.moveaxis(total, 2, 3).reshape(shape)
 
 
+def _images(v: Array, w: Array, size: Pair, groups: int) -> tuple[int, ...]:
+    return len(v), *size, w.shape[2] * groups
+
+
+def _weights(x: Array, v: Array, kernel: Pair, groups: int) -> tuple[int, ...]:
+    return *kernel, x.shape[3] // groups, v.shape[3]
+
+
 conv2d: Multilinear = Multilinear(
     _conv2d,
     lambda g, w, shape, stride, padding, groups: conv2d_input_adjoint(
@@ -126,6 +143,7 @@ conv2d: Multilinear = Multilinear(
         x, g, kernel=shape[:2], stride=stride, padding=padding, groups=groups
     ),
     name="conv2d",
+    blank=_blank,
 )
 conv2d_input_adjoint: Multilinear = Multilinear(
     _conv2d_input_adjoint,
@@ -134,6 +152,7 @@ conv2d_input_adjoint: Multilinear = Multilinear(
         g, v, kernel=shape[:2], stride=stride, padding=padding, groups=groups
     ),
     name="conv2d_input_adjoint",
+    blank=lambda v, w, *, size, groups=1, **_: np.zeros(_images(v, w, size, groups), np.result_type(v, w)),
 )
 conv2d_weight_adjoint: Multilinear = Multilinear(
     _conv2d_weight_adjoint,
@@ -142,6 +161,7 @@ conv2d_weight_adjoint: Multilinear = Multilinear(
     ),
     lambda g, x, stride, padding, groups: conv2d(x, g, stride=stride, padding=padding, groups=groups),
     name="conv2d_weight_adjoint",
+    blank=lambda x, v, *, kernel, groups=1, **_: np.zeros(_weights(x, v, kernel, groups), np.result_type(x, v)),
 )
 
 

@@ -112,7 +112,7 @@ def _is_last_write(*positions: Array, template: Template, size: tuple[int, ...],
     return last[index] == order
 
 
-_last_writes = Untracked(_is_last_write, name="last_writes", register=False)
+_last_writes = Untracked(_is_last_write, name="last_writes", register=False, blank=_is_last_write)
 getitem: Linear = Linear(
     _getitem,
     lambda g, others, template, shape: index_add(g, *others, template=template, size=shape),

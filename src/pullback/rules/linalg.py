@@ -33,7 +33,14 @@ def _matmul_right(g: Array, a: Array, shape: tuple[int, ...]) -> Array:
     return unbroadcast(np.matmul(np.swapaxes(a, -1, -2), g), shape)
 
 
-matmul = Multilinear(_matmul, _matmul_left, _matmul_right, name="matmul")
+def _blank(a: Array, b: Array) -> Array:
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if a.shape[-1] != b.shape[-2]:
+        return np.matmul(a, b)  # whose error this is
+    return np.zeros((*batch, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+
+
+matmul = Multilinear(_matmul, _matmul_left, _matmul_right, name="matmul", blank=_blank)
 
 
 @implements(np.matmul)

@@ -148,7 +148,7 @@ def _largest_if_finite(x: Array, *, axis: tuple[int, ...]) -> Array:
     return np.where(np.isfinite(top), top, np.zeros_like(top))
 
 
-_finite_top = Untracked(_largest_if_finite, name="finite_top", register=False)
+_finite_top = Untracked(_largest_if_finite, name="finite_top", register=False, blank=_largest_if_finite)
 
 
 @implements((np.logaddexp, "reduce"))
@@ -192,7 +192,7 @@ broadcast_to = Linear(
     view=True,
 )
 astype = Linear(_astype, lambda g: g, name="astype")  # the tape itself returns the cotangent to the input's dtype
-_to_integers = Untracked(_astype, name="astype_integer", register=False)
+_to_integers = Untracked(_astype, name="astype_integer", register=False, blank=_astype)
 copy = Linear(lambda x: np.array(x, copy=True), lambda g: g, name="copy")
 
 

@@ -153,7 +153,7 @@ log_softmax = Fused(_log_softmax_forward, _log_softmax_backward, _log_softmax_re
 softmax_cross_entropy = Fused(
     _cross_entropy_forward, _cross_entropy_backward, _cross_entropy_reference, name="softmax_cross_entropy"
 )
-one_hot = Untracked(_one_hot, name="one_hot", register=False)
+one_hot = Untracked(_one_hot, name="one_hot", register=False, blank=_one_hot)
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------
@@ -238,7 +238,28 @@ def _column_sums(rows: Array) -> Any:
     return (np.ones(len(rows), rows.dtype) @ rows).astype(np.float64)
 
 
-batch_norm = Fused(_batch_norm_forward, _batch_norm_backward, _batch_norm_reference, name="batch_norm")
+def _batch_norm_blank(
+    x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    dtype = np.result_type(x, gamma, beta)
+    mean, variance = np.zeros((2, x.shape[-1]), dtype)
+    return (np.zeros(x.shape, dtype), mean, variance), (x, gamma, mean, variance)
+
+
+def _batch_norm_backward_blank(
+    saved: tuple[Array, ...], g: tuple[Array, Array, Array], *, eps: float
+) -> tuple[Array, Array, Array]:
+    x, _, mean, _ = saved
+    return np.zeros(x.shape, mean.dtype), np.zeros_like(mean), np.zeros_like(mean)
+
+
+batch_norm = Fused(
+    _batch_norm_forward,
+    _batch_norm_backward,
+    _batch_norm_reference,
+    name="batch_norm",
+    blanks=(_batch_norm_blank, _batch_norm_backward_blank),
+)
 
 
 # -- layer normalisation -----------------------------------------------------------------------------------

@@ -70,4 +70,13 @@ def _adam_step_reference(
     return m / (np.sqrt(v) * scale + eps), m, v
 
 
-adam_step: Any = Fused(_adam_step_forward, _adam_step_backward, _adam_step_reference, name="adam_step")
+def _adam_step_blank(
+    g: Array, mean: Array, mean_square: Array, scale: Array, eps: Array, *, b1: float, b2: float
+) -> tuple[Triple, tuple[Array, ...]]:
+    u, m, v = np.zeros((3, *g.shape), g.dtype)
+    return (u, m, v), (g, m, v, scale, eps)
+
+
+adam_step: Any = Fused(
+    _adam_step_forward, _adam_step_backward, _adam_step_reference, name="adam_step", blanks=(_adam_step_blank, None)
+)

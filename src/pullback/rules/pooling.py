@@ -37,6 +37,10 @@ def _max_pool2d(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_P
     return y
 
 
+def _blank(x: Array, *, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:
+    return np.zeros(_pooled_shape("max_pool2d", x, window, stride, padding), x.dtype)
+
+
 def _first_largest(x: Array, y: Array, window: Pair, stride: Pair, padding: Padding) -> Array:
     return choices(x, y, window=window, stride=stride, padding=padding)
 
@@ -45,7 +49,7 @@ def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Pa
     """For each output the number of the entry it came from, in one byte for windows of up to 255 entries."""
     if (kernels := _kernels(x, window, padding)) is not None:
         return kernels.max_pool(x, window, stride, (padding[0][0], padding[1][0]))[1]
-    dtype = np.min_scalar_type(window[0] * window[1])
+    dtype = _number_type(window)
     choice = np.full(y.shape, np.iinfo(dtype).max, dtype)
     for part in _parts(x.shape[1:3], window, stride, padding):
         # "Smaller" rather than "unequal", so that a NaN, which np.maximum passes on, is found too. An entry that is
@@ -57,7 +61,17 @@ def _find_choices(x: Array, y: Array, *, window: Pair, stride: Pair, padding: Pa
     return choice
 
 
-choices = Untracked(_find_choices, name="max_pool2d_choices", register=False)
+def _number_type(window: Pair) -> Any:
+    """The dtype of the numbers of entries, and of one more."""
+    return np.min_scalar_type(window[0] * window[1])
+
+
+choices = Untracked(
+    _find_choices,
+    name="max_pool2d_choices",
+    register=False,
+    blank=lambda x, y, *, window, **_: np.zeros(y.shape, _number_type(window)),
+)
 
 
 def _max_pool2d_route(x: Array, choice: Array, *, window: Pair, stride: Pair, padding: Padding = NO_PADDING) -> Array:
@@ -116,6 +130,7 @@ max_pool2d_scatter: Linear = Linear(
         g, choice, window=window, stride=stride, padding=padding
     ),
     name="max_pool2d_scatter",
+    blank=lambda v, choice, *, size, **_: np.zeros((v.shape[0], *size, v.shape[3]), v.dtype),
 )
 max_pool2d = Selection(
     _max_pool2d,
@@ -125,6 +140,7 @@ max_pool2d = Selection(
         g, s, size=shape[1:3], window=window, stride=stride, padding=padding
     ),
     name="max_pool2d",
+    blank=_blank,
 )
 avg_pool2d: Linear = Linear(
     _avg_pool2d,
