@@ -12,10 +12,9 @@ Rules are written in NumPy functions, so they are themselves differentiable, to 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
-from functools import cache
-from functools import partial as fixed
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
@@ -178,7 +177,7 @@ def _reader(
     return lambda saved, shape, params: [find(None, saved, shape, params) for find in finds]
 
 
-@cache
+@functools.cache
 def _names(rule: Function) -> tuple[str, ...]:
     return () if isinstance(rule, np.ufunc) else tuple(inspect.signature(rule).parameters)
 
@@ -352,7 +351,7 @@ class Fused(Primitive):
             results, form[0] = tree.flatten(fn(*structure.unflatten(leaves), **params))
             return tuple(results)
 
-        flat, flat_blank = fixed(on_leaves, fn), blank and fixed(on_leaves, blank)
+        flat, flat_blank = functools.partial(on_leaves, fn), blank and functools.partial(on_leaves, blank)
         half = Untracked(flat, name=f"{self.name}.{name}", register=False, blank=flat_blank)
         half.whole, half.registered = fn, self.registered
         results = half(*leaves, **params)
