@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +87,36 @@ print("width", target.WIDTH)
     assert int(done.stdout.split()[-1]) <= width
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    yield
+    runtime.threads.cache_clear()
+
+
+def with_threads(monkeypatch: pytest.MonkeyPatch, count: str | None) -> None:
+    """As a process has it that starts with this count in its environment."""
+    if count is None:
+        monkeypatch.delenv("PULLBACK_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("PULLBACK_NUM_THREADS", count)
+    runtime.threads.cache_clear()
+
+
 def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((3, 9, 9, 20)).astype(np.float32)
     w = random.standard_normal((3, 3, 20, 40)).astype(np.float32)
-    monkeypatch.delenv("PULLBACK_NUM_THREADS", raising=False)
+    with_threads(monkeypatch, None)
     assert runtime.threads() >= 1
     expected = convolution.forward(x, w, 1, 1)
     for count in ("1", "3", "7"):
-        monkeypatch.setenv("PULLBACK_NUM_THREADS", count)
+        with_threads(monkeypatch, count)
         assert runtime.threads() == int(count)
         for algorithm in ("winograd", "shifted", "tiny"):
             found = convolution.forward(x, w, 1, 1, algorithm=algorithm)
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
     for wrong in ("0", "-1", "two", "", "1025"):
-        monkeypatch.setenv("PULLBACK_NUM_THREADS", wrong)
+        with_threads(monkeypatch, wrong)
         with pytest.raises(ConfigError, match="PULLBACK_NUM_THREADS: expected a whole number"):
             runtime.threads()
 
@@ -155,7 +171,7 @@ def test_every_thread_does_its_share_once_whether_workers_are_awake_or_asleep(mo
     random = np.random.default_rng(0)
     for turn in range(300):
         threads = int(random.integers(1, 9))
-        monkeypatch.setenv("PULLBACK_NUM_THREADS", str(threads))
+        with_threads(monkeypatch, str(threads))
         for _ in range(20):
             mark(counts, 9)
         expected = [count + 20 * (thread < threads) for thread, count in enumerate(expected)]
@@ -165,7 +181,7 @@ def test_every_thread_does_its_share_once_whether_workers_are_awake_or_asleep(mo
 
 
 def test_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLBACK_NUM_THREADS", "3")
+    with_threads(monkeypatch, "3")
     counts = [np.zeros(16 * 9, np.float32) for _ in range(4)]
 
     def work(mine: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import pullback as pb
 from pullback import nn, optim
+from pullback.kernels import runtime
 from pullback.program import lowering
 
 BATCHES = [1, 7, 33]
@@ -78,7 +79,7 @@ def test_odd_shapes(count: int, size: tuple[int, int], channels: int) -> None:
 
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_any_number_of_threads(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLBACK_NUM_THREADS", threads)
+    monkeypatch.setattr(runtime, "threads", lambda: int(threads))
     assert_gradients_are_right(7, (31, 29), 48)
 
 

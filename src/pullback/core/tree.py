@@ -50,7 +50,7 @@ class Structure:
     def _join(self, supply: Iterator[Any]) -> Any:
         if self.kind is None:
             return next(supply)
-        return _container(self.kind).join(self.meta, [child._join(supply) for child in self.children])
+        return container(self.kind).join(self.meta, [child._join(supply) for child in self.children])
 
     def paths(self) -> list[str]:
         """The path of each leaf, such as `level0.conv1.weight` or `[0]['w']`."""
@@ -98,7 +98,7 @@ def _join_dataclass(meta: Any, children: list[Any]) -> Any:
 
 _LEAF = Structure(None, None, (), ())
 _NONE = _Container(lambda x: ((), (), None), lambda meta, children: None)
-_DATACLASS = _Container(_split_dataclass, _join_dataclass)
+DATACLASS = _Container(_split_dataclass, _join_dataclass)
 _NAMED_TUPLE = _Container(lambda x: ([f".{n}" for n in x._fields], x, type(x)), lambda meta, children: meta(*children))
 _CONTAINERS: dict[type, _Container | None] = {
     type(None): _NONE,
@@ -130,15 +130,15 @@ def _lookup(kind: type) -> _Container | None:
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         found = _NAMED_TUPLE
     elif found is None and dataclasses.is_dataclass(kind):
-        found = _DATACLASS
+        found = DATACLASS
     _CONTAINERS[kind] = found
     return found
 
 
-def _container(kind: type) -> _Container:
-    container = _lookup(kind)
-    assert container is not None, kind
-    return container
+def container(kind: type) -> _Container:
+    found = _lookup(kind)
+    assert found is not None, kind
+    return found
 
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import llvmlite
 
 from pullback.kernels import bfloat16
-from pullback.kernels.target import CPU, MACHINE, TRIPLE, Loaded, load
+from pullback.kernels.target import CPU, HEAD, MACHINE, TRIPLE, Loaded, load
 
 _SOURCES = Path(__file__).parent
 
@@ -32,7 +32,7 @@ def folder() -> Path:
     if root is None:
         home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "~/.cache")
         root = os.path.join(os.path.expanduser(home), "pullback")
-    digest = hashlib.sha256(repr((TRIPLE, CPU, bfloat16.UNIT, llvmlite.__version__)).encode())
+    digest = hashlib.sha256(repr((TRIPLE, CPU, HEAD, bfloat16.UNIT, llvmlite.__version__)).encode())
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
     names = [

@@ -201,14 +201,14 @@ def _called(name: str, made: Any, target: Any) -> Any:
 
 
 _DECODERS = {
-    "Floats": "floats_from(bits[{}])",
-    "Bytes": "bytes_from(bits[{}])",
-    "Integers": "integers_from(bits[{}])",
+    "Floats": "floats_of(bits[{}])",
+    "Bytes": "bytes_of(bits[{}])",
+    "Integers": "integers_of(bits[{}])",
     "int": "bits[{}]",
     "bool": "bits[{}] != 0",
     "float": "double_from(bits[{}])",
 }
-_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_from", "bytes_from", "integers_from", "double_from")}
+_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_of", "bytes_of", "integers_of", "double_from")}
 
 
 def _entry_point(share: Callable[..., None], kinds: list[str]) -> Callable[..., None]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from pullback.kernels.target import HEAD
+
 INTEGER, BYTE, FLOAT, VOID = ir.IntType(64), ir.IntType(8), ir.FloatType(), ir.VoidType()
 LANE = ir.IntType(32)
 """The type of the number of a lane."""
@@ -24,6 +26,12 @@ def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
         function = ir.Function(builder.module, kind, name)
     return builder.call(function, arguments)
+
+
+def data_of(builder: Any, array: Any, element: Any) -> Any:
+    """The pointer to the elements of an array, which is given by the address of NumPy's object."""
+    place = builder.inttoptr(builder.add(array, integer(HEAD)), element.as_pointer().as_pointer())
+    return builder.load(place)
 
 
 def room(builder: Any, kind: Any) -> Any:

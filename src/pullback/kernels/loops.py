@@ -6,14 +6,15 @@ hundredths of a second, and is kept on disk beside the other kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from pullback.kernels import runtime
+from pullback.kernels import instructions, runtime
 from pullback.kernels.emitter import Emitter, compiled
 from pullback.kernels.functions import Number, constant
 from pullback.kernels.instructions import BYTE, INTEGER, integer
@@ -47,35 +48,41 @@ class Loop(NamedTuple):
 
 def run(loop: Loop, values: Sequence[Any], outs: Sequence[Any]) -> None:
     """Writes the outputs of the loop for these inputs into arrays of one shape, contiguous, of the loop's dtype."""
-    entry = _compiled(loop)
+    made = _compiled(loop)
     rows, columns = 1, outs[0].size
     if loop.rowwise:
         columns = outs[0].shape[-1]
         rows = outs[0].size // columns
-    kept, bits = [], [rows, columns]
+    kept, coded = [], []
     for kind, value in zip(loop.inputs, values, strict=True):
         if kind == "number":
-            bits.append(int(np.float64(np.asarray(value).reshape(())).view(np.int64)))
+            coded.append(float(value.item() if isinstance(value, np.ndarray) else value))
         else:
             dense = np.ascontiguousarray(value)
             kept.append(dense)
-            bits.append(runtime.address(dense))
-    bits.extend(runtime.address(out) for out in outs)
-    arguments = np.array(bits, np.int64)
+            coded.append(id(dense))
+    arguments = made.pack(rows, columns, *coded, *map(id, outs))
     if outs[0].size >= THREADED:
-        runtime.launch(entry.address, arguments)
+        runtime.launch(made.code.address, arguments)
     else:
-        entry.call(0, 1, runtime.address(arguments))
+        made.code.call(0, 1, arguments)
+
+
+class _Made(NamedTuple):
+    code: Loaded
+    pack: Callable[..., bytes]
 
 
 @cache
-def _compiled(loop: Loop) -> Loaded:
-    return compiled("loop", repr(loop), lambda name: _Writer(name, loop))
+def _compiled(loop: Loop) -> _Made:
+    form = "qq" + "".join("d" if kind == "number" else "q" for kind in loop.inputs) + "q" * len(loop.outputs)
+    return _Made(compiled("loop", repr(loop), lambda name: _Writer(name, loop)), struct.Struct(form).pack)
 
 
 # -- instructions ----------------------------------------------------------------------------------------------------
 class _Writer(Emitter):
-    """The function `name(thread, threads, bits)`; bits: rows, columns, inputs and outputs by address, numbers."""
+    """The function `name(thread, threads, bits)`; bits: rows, columns, inputs and outputs as NumPy's objects,
+    numbers."""
 
     def __init__(self, name: str, loop: Loop) -> None:
         super().__init__(name, loop.dtype, [INTEGER, INTEGER, INTEGER.as_pointer()])
@@ -89,7 +96,7 @@ class _Writer(Emitter):
         self.inputs = [self._input(2 + k, kind) for k, kind in enumerate(form.inputs)]
         first = 2 + len(form.inputs)
         self.outputs = [
-            builder.inttoptr(self._argument(first + k), BYTE.as_pointer()) for k in range(len(form.outputs))
+            instructions.data_of(builder, self._argument(first + k), BYTE) for k in range(len(form.outputs))
         ]
         shared = rows if form.rowwise else columns
         start, stop = self._portion(shared, 1 if form.rowwise else _SHARE)
@@ -114,7 +121,7 @@ class _Writer(Emitter):
         """A pointer, or a number in every lane."""
         bits = self._argument(index)
         if kind != "number":
-            return self.builder.inttoptr(bits, (BYTE if kind == "mask" else self.element).as_pointer())
+            return instructions.data_of(self.builder, bits, BYTE if kind == "mask" else self.element)
         value = self.builder.bitcast(bits, ir.DoubleType())
         if isinstance(self.element, ir.FloatType):
             value = self.builder.fptrunc(value, self.element)

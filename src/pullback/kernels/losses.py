@@ -41,11 +41,11 @@ def softmax_cross_entropy(logits: Any, targets: Any, gradient: Any) -> Any:
         gradient: float32 (N, K), to be written.
     """
     rows, classes = logits.shape
-    losses, of_labels = runtime.empty(rows), targets.ndim == 1
+    losses, of_labels = runtime.reserved("losses", rows), targets.ndim == 1
     labels = np.ascontiguousarray(targets, np.int64) if of_labels else _NONE
     targets = logits if of_labels else np.ascontiguousarray(targets)
     cross_entropy(logits, targets, of_labels, labels, rows, classes, gradient, losses)
-    return np.float32(np.sum(losses, dtype=np.float64) / rows)
+    return np.float32(losses.sum(dtype=np.float64) / rows)
 
 
 _NONE = np.zeros(0, np.int64)

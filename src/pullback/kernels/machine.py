@@ -25,8 +25,7 @@ from llvmlite import ir
 
 from pullback.kernels.emitter import Emitter, compiled, element_type
 from pullback.kernels.functions import FUNCTIONS, Number, constant, multiply_add
-from pullback.kernels.instructions import INTEGER, across, integer
-from pullback.kernels.runtime import address
+from pullback.kernels.instructions import INTEGER, across, data_of, integer
 from pullback.kernels.target import PANEL, Loaded
 
 WIDTH = 16
@@ -50,7 +49,7 @@ def run(dtype: Any) -> Callable[[Any, Any], None]:
     call = _compiled(np.dtype(dtype).name).call
 
     def execute(code: Any, arena: Any) -> None:
-        call(address(code), len(code), address(arena))
+        call(id(code), len(code), id(arena))
 
     return execute
 
@@ -61,12 +60,13 @@ def _compiled(dtype: str) -> Loaded:
 
 
 class _Writer(Emitter):
-    """The function `name(instructions, count, arena)`: one branch for each operation."""
+    """The function `name(instructions, count, arena)`, on NumPy's objects: one branch for each operation."""
 
     def __init__(self, name: str, dtype: str) -> None:
-        pointers = INTEGER.as_pointer(), element_type(dtype).as_pointer()
-        super().__init__(name, dtype, [pointers[0], INTEGER, pointers[1]])
-        code, count, self.arena = self.arguments
+        super().__init__(name, dtype, [INTEGER] * 3)
+        instructions, count, arena = self.arguments
+        code = data_of(self.builder, instructions, INTEGER)
+        self.arena = data_of(self.builder, arena, element_type(dtype))
         bodies: dict[str, Callable[[], None]] = {
             **{each: self._elementwise(each, inputs) for each, inputs in _INPUTS.items()},
             "copy": lambda: self._copy(adding=False), "copy_add": lambda: self._copy(adding=True), "fill": self._fill,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.errors import ShapeError
-from pullback.kernels import blocked, runtime
+from pullback.kernels import blocked, runtime, thin
 from pullback.kernels.bfloat16 import PARTS, PRECISIONS, RATES, SIDE
 from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion, round_up
@@ -30,6 +30,7 @@ from pullback.kernels.simd import (
     where_positive,
 )
 from pullback.kernels.target import PANEL, ROWS, WIDTH
+from pullback.kernels.thin import multiply_by_dots, multiply_by_stripes
 
 _DEPTH = 208  # at a time, at most: a panel of so many rows stays in the first-level cache
 _STEP = _DEPTH + WIDTH  # from row to row of a copied block
@@ -118,7 +119,7 @@ def multiply(
     blocks, groups, splits, block = _shares(rows, depth, columns, runtime.threads())
     parts = c if splits == 1 else runtime.reserved("parts", splits * c.size)
     left = max(_DEPTH * (block + WIDTH), block * _STEP)
-    room, room_size = runtime.scratch(_DEPTH * PANEL + block * PANEL + left)
+    room, room_size = runtime.scratch(_DEPTH * PANEL + block * PANEL + thin.MOST * (block + WIDTH) + left)
     scale, adding, row, relu, mask = ending if splits == 1 else _PLAIN
     after = _POSITIVE_PART if relu else _AS_IT_IS if mask is None else _MASKED
     matrix_product(
@@ -183,6 +184,22 @@ def _pack_panel(
 
 
 @inline
+def _pack_few(
+    b: Pointer, begin: int, end: int, first: int, depth: int, columns: int, transposed: bool, packed: Pointer
+) -> None:
+    """packed[column][_STEP] = rows begin..end of b, of four or eight columns from `first` on; zeros up to a whole
+    vector of rows, and beyond the last column."""
+    count, size = columns - first, end - begin
+    padded = -(-size // WIDTH) * WIDTH
+    for j in range(4 if count <= 4 else thin.MOST):
+        for k in range(padded):
+            value = np.float32(0.0)
+            if j < count and k < size:
+                value = b[(first + j) * depth + begin + k] if transposed else b[(begin + k) * columns + first + j]
+            packed[j * _STEP + k] = value
+
+
+@inline
 def _copy_block(
     a: Pointer, first: int, rows: int, begin: int, end: int, size: int, transposed: bool, scale: Any, copied: Pointer
 ) -> Any:
@@ -235,7 +252,8 @@ def matrix_product(
     """Blocks of rows, groups of columns and, if these are few, stretches of the depth are shared out."""
     packed = offset(room, thread * room_size)
     spare = offset(packed, _DEPTH * PANEL)
-    copied = offset(spare, block * PANEL)
+    turned = offset(spare, block * PANEL)
+    copied = offset(turned, thin.MOST * (block + WIDTH))
     panels = -(-columns // PANEL)
     factor_scale = np.float32(scale)
     start, stop = portion(blocks * groups * splits, thread, threads)
@@ -260,14 +278,29 @@ def matrix_product(
                     a, first_row, count, begin, end, size, transposed_left, factor_scale, copied
                 )
             for panel in range(first_panel, last_panel):
-                _pack_panel(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
                 rest = columns - panel * PANEL
+                by_dots = rest <= thin.MOST and next_k == 1
+                right, right_at, right_k = packed, 0, PANEL
+                if count <= ROWS[0] and rest >= PANEL and not transposed_right:  # each element is read once
+                    right, right_at, right_k = b, begin * columns + panel * PANEL, columns
+                elif by_dots:
+                    _pack_few(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
+                else:
+                    _pack_panel(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
                 whole = rest >= PANEL  # else the panel is wider than what is left of the result
                 result, result_at, result_row = (c, to + panel * PANEL, columns) if whole else (spare, 0, PANEL)
                 more = int(begin > first or (adding and whole))
-                if rest > WIDTH:
+                if by_dots:
+                    multiply_by_dots(
+                        count, end - begin, rest, factor, at, next_row, packed, _STEP, spare, 0, PANEL, more
+                    )
+                elif rest <= thin.MOST:
+                    multiply_by_stripes(
+                        count, end - begin, rest, factor, next_k, packed, turned, block + WIDTH, spare, more
+                    )
+                elif rest > WIDTH:
                     multiply_panel(
-                        count, end - begin, factor, at, next_row, next_k, packed, 0, PANEL,
+                        count, end - begin, factor, at, next_row, next_k, right, right_at, right_k,
                         result, result_at, result_row, more,
                     )  # fmt: skip
                 else:

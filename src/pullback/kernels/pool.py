@@ -182,27 +182,28 @@ class Pool:
         words = np.zeros(_WORKERS + _LINE * (MOST + 1), np.int64)
         self._state = words[-(words.ctypes.data // 8) % _LINE :]  # so that lines are lines of the cache
         self._address = self._state.ctypes.data
+        self._words = self._state.data  # of which Python reads a number faster
+        self._count = 0
         self._begin, self._finish, self._work = (
             compiled(f"pool_{role}", "", partial(_Writer, role)).call for role in ("begin", "finish", "work")
         )
         self._beds: list[Any] = []  # of each worker, what it sleeps on
         self._turn = threading.Lock()
 
-    def run(self, count: int, entry: int, bits: int) -> None:
-        """The C function `entry(thread, count, bits)` for every thread below the count."""
+    def run(self, count: int, entry: int, arguments: bytes) -> None:
+        """The C function `entry(thread, count, arguments)` for every thread below the count."""
         with self._turn:
-            state = self._state
-            if state[_COUNT] != count:
+            if self._count != count:
                 self._grow(count)
-            self._begin(self._address, entry, bits)
-            if state[_SLEEPERS]:
+            self._begin(self._address, entry, arguments)
+            if self._words[_SLEEPERS]:
                 for thread in range(1, count):
-                    if state[_WORKERS + _LINE * thread + _TO_WAKE]:
+                    if self._words[_WORKERS + _LINE * thread + _TO_WAKE]:
                         self._beds[thread - 1].release()
-                self._finish(self._address, entry, bits)
+                self._finish(self._address, entry, arguments)
 
     def _grow(self, count: int) -> None:
-        self._state[_COUNT] = count
+        self._count = self._state[_COUNT] = count
         while len(self._beds) < count - 1:
             self._beds.append(threading.Semaphore(0))
             thread = len(self._beds)

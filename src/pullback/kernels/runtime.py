@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import struct
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -29,21 +30,15 @@ Integers = Any
 """Annotates a contiguous int64 array of a kernel."""
 
 
+@cache
 def threads() -> int:
-    """How many threads a kernel uses: `$PULLBACK_NUM_THREADS`, else the CPUs this process may run on."""
+    """How many threads a kernel uses: `$PULLBACK_NUM_THREADS`, else the CPUs this process may run on; found once."""
     asked = os.environ.get("PULLBACK_NUM_THREADS")
     if asked is None:
-        return _cpus()
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not asked.isdecimal() or not 1 <= int(asked) <= MOST:
         raise ConfigError(f"PULLBACK_NUM_THREADS: expected a whole number from 1 to {MOST}, got {asked!r}")
     return int(asked)
-
-
-@cache
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @cache
@@ -108,32 +103,33 @@ def _held(name: str, floats: int) -> Any:
     return held
 
 
-def launch(entry: int, bits: Any) -> None:
-    """Run machine code on every thread: a C function (thread, threads, pointer to the arguments `bits`), by address."""
-    the_pool().run(threads(), entry, address(bits))
+def launch(entry: int, arguments: bytes) -> None:
+    """Run machine code on every thread: a C function (thread, threads, pointer to the arguments), by its address."""
+    the_pool().run(threads(), entry, arguments)
 
 
-def _address_of(kind: Any) -> Callable[[Any], int]:
+def _identity_of(kind: Any) -> Callable[[Any], int]:
+    """The address of NumPy's object, where a kernel finds the data pointer: to ask for that takes a microsecond."""
+    expected = np.dtype(kind)
+
     def code(array: Any) -> int:
-        if array.dtype != kind or not array.flags.c_contiguous:
-            raise TypeError(f"a kernel needs contiguous {kind} arrays, got {array.dtype} {array.strides}")
-        return address(array)
+        dtype = array.dtype
+        if (dtype is not expected and dtype != expected) or not array.flags.c_contiguous:
+            raise TypeError(f"a kernel needs contiguous {expected} arrays, got {dtype} {array.strides}")
+        return id(array)
 
     return code
 
 
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-_CODERS: dict[str, Callable[[Any], int]] = {
-    "Floats": _address_of(np.dtype(np.float32)),
-    "Bytes": _address_of(np.dtype(np.uint8)),
-    "Integers": _address_of(np.dtype(np.int64)),
-    "int": _unchanged,  # whole numbers and truth values, of which NumPy makes int64
-    "bool": _unchanged,
-    "float": lambda value: int(np.float64(value).view(np.int64)),
+_CODERS: dict[str, tuple[str, Callable[[Any], int] | None]] = {
+    "Floats": ("q", _identity_of(np.float32)),
+    "Bytes": ("q", _identity_of(np.uint8)),
+    "Integers": ("q", _identity_of(np.int64)),
+    "int": ("q", None),
+    "bool": ("q", None),
+    "float": ("d", None),
 }
+"""How an argument of each kind is packed, and what is packed in its place."""
 
 
 class Kernel:
@@ -150,14 +146,15 @@ class Kernel:
         self.__doc__ = share.__doc__
         self._share = share
         self._kinds = [str(each.annotation) for each in list(inspect.signature(share).parameters.values())[2:]]
-        self._coders = [_CODERS[kind] for kind in self._kinds]
+        self._coders = [_CODERS[kind][1] for kind in self._kinds]
+        self._pack = struct.Struct("".join(_CODERS[kind][0] for kind in self._kinds)).pack
         self._code: Loaded | None = None
 
     def __call__(self, *values: Any) -> None:
-        bits = np.array([code(value) for code, value in zip(self._coders, values, strict=True)], np.int64)
+        coded = [value if code is None else code(value) for code, value in zip(self._coders, values, strict=True)]
         if self._code is None:
             self._code = machine_code(self.name, self._key(), self._compiled)
-        launch(self._code.address, bits)
+        launch(self._code.address, self._pack(*coded))
 
     def _key(self) -> str:
         """Which function it is; what is written in this package names the folder, and elsewhere counts here."""

@@ -173,9 +173,9 @@ largest_lane = intrinsic(_largest_lane, "float")
 
 
 # -- what a kernel is given, as integers of 64 bits -------------------------------------------------------------------
-def _pointer_from(kind: Any) -> Any:
-    def emit(builder: Any, bits: Any) -> Any:
-        return builder.inttoptr(bits, kind.as_pointer())
+def _data_of(element: Any) -> Any:
+    def emit(builder: Any, array: Any) -> Any:
+        return instructions.data_of(builder, array, element)
 
     return emit
 
@@ -184,9 +184,9 @@ def _double_from(builder: Any, bits: Any) -> Any:
     return builder.bitcast(bits, ir.DoubleType())
 
 
-floats_from = intrinsic(_pointer_from(FLOAT), "floats")
-bytes_from = intrinsic(_pointer_from(BYTE), "bytes")
-integers_from = intrinsic(_pointer_from(INTEGER), "integers")
+floats_of = intrinsic(_data_of(FLOAT), "floats")
+bytes_of = intrinsic(_data_of(BYTE), "bytes")
+integers_of = intrinsic(_data_of(INTEGER), "integers")
 double_from = intrinsic(_double_from, "double")
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 
 llvm.initialize_native_target()
@@ -75,7 +76,8 @@ class Loaded(NamedTuple):
 
     address: int
     call: Any
-    """The function of three integers, for Python; the interpreter lock is free meanwhile."""
+    """The function of two integers and a pointer (an integer, or bytes), for Python; the interpreter lock is free
+    meanwhile."""
 
 
 def load(symbol: str, code: bytes) -> Loaded:
@@ -100,7 +102,18 @@ def _engine() -> Any:
 
 
 _turn = threading.Lock()
-_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+HEAD = object.__basicsize__
+"""Where in an array object its data pointer is: NumPy's binary interface has it first, behind Python's own fields."""
+
+
+def _check_arrays() -> None:
+    array = np.zeros(3)[1:]
+    if ctypes.c_size_t.from_address(id(array) + HEAD).value != array.ctypes.data:
+        raise ImportError(f"NumPy {np.__version__} lays out its arrays in a way that is not known to these kernels")
+
+
+_check_arrays()
+_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 CPU = _cpu()
 MACHINE = _probe()
 WIDTH = MACHINE.width

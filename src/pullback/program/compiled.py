@@ -8,12 +8,14 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 from pullback.core import tree
 from pullback.core.context import context
 from pullback.core.tensor import Tensor
 from pullback.errors import ConfigError
+from pullback.program import shortcut
 from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
 from pullback.program.loops import generate_loops
@@ -25,6 +27,8 @@ from pullback.program.replay import Replay
 
 PROGRAMS = 32
 """How many programs a compiled function keeps; the one used longest ago is dropped first."""
+RECENT = 3
+"""How many of them it looks at before it makes a key of its arguments."""
 
 
 class Explanation(NamedTuple):
@@ -44,12 +48,15 @@ class Explanation(NamedTuple):
         return "\n".join([*recorded, "", *passed, "", f"memory alive at once: at most {self.peak:,} bytes"])
 
 
-class _Entry(NamedTuple):
+@dataclass(eq=False)
+class _Entry:
     """One recording, ready to run."""
 
     recorded: Recorded
     replay: Replay
     kept: Any  # what the key knows by identity, which must not be freed and its identity used again
+    calls: int = 0  # that found it by its key
+    take: shortcut.Take | None = None  # how its arguments are known at once, from the second call on
 
 
 class Compiled:
@@ -74,19 +81,29 @@ class Compiled:
         self._algorithms = check_algorithms(algorithms or {})
         self._precision = check_precision(precision)
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
+        self._recent: tuple[_Entry, ...] = ()  # which are tried before the key is made
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, structure = tree.flatten(((*self._owner, *args), kwargs))
+        arguments = (*self._owner, *args), kwargs
+        if context.state is None:
+            for entry in self._recent:
+                arrays = entry.take(arguments) if entry.take else None
+                if arrays is not None and _state_fits(entry):
+                    return self._run(entry, arrays)
+        leaves, structure = tree.flatten(arguments)
         if context.state is not None or any(isinstance(leaf, Tensor) for leaf in leaves):
             return self._f(*self._owner, *args, **kwargs)  # inside another trace, which sees the function itself
         entry = self._entry(leaves, structure, args)
-        state = [holder.value for holder in entry.recorded.read]
-        outputs = entry.replay([*(leaf for leaf in leaves if is_array(leaf)), *state])
-        results = len(outputs) - len(entry.recorded.written)
-        for holder, value in zip(entry.recorded.written, outputs[results:], strict=True):
+        return self._run(entry, [leaf for leaf in leaves if is_array(leaf)])
+
+    def _run(self, entry: _Entry, arrays: list[Any]) -> Any:
+        recorded = entry.recorded
+        outputs = entry.replay([*arrays, *[holder.value for holder in recorded.read]])
+        results = len(outputs) - len(recorded.written)
+        for holder, value in zip(recorded.written, outputs[results:], strict=True):
             holder.value = value
-        return entry.recorded.result(outputs[:results])
+        return recorded.result(outputs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method, with the instance as the first argument."""
@@ -120,6 +137,11 @@ class Compiled:
             self._programs.move_to_end(key)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
+            entry.calls += 1
+            if entry.calls == 2:
+                entry.take = shortcut.taking(structure, leaves, _PASSED_OVER)
+            recent = (entry, *(other for other in self._recent if other is not entry))
+            self._recent = tuple(e for e in recent if e.take and e in self._programs.values())[:RECENT]
             return entry
 
     def _improved(self, program: Program, donated: Collection[int]) -> Program:
@@ -188,6 +210,10 @@ def compile(f: Callable[..., Any] | None = None, **options: Any) -> Any:
     return functools.partial(compile, **options) if f is None else Compiled(f, **options)
 
 
+_PASSED_OVER = "_seen", "_parts"
+"""Attributes of a module that change nothing: the last input, and what a copy knows of itself."""
+
+
 # -- keys ------------------------------------------------------------------------------------------------------------
 def _kind(leaf: Any) -> Any:
     return Type.of(leaf) if is_array(leaf) else frozen(leaf)
@@ -200,7 +226,7 @@ def _form(structure: tree.Structure) -> Any:
     meta = structure.meta
     settings = getattr(meta, "rest", None)
     if settings is not None:
-        own = {name: value for name, value in settings.items() if name not in ("_seen", "_parts")}
+        own = {name: value for name, value in settings.items() if name not in _PASSED_OVER}
         key: Any = meta.kind, meta.parts, frozen(own)
     else:
         key = frozen(meta)

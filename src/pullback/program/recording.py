@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +18,12 @@ from pullback.core.source import user_line
 from pullback.core.tensor import Array, Tensor, View
 from pullback.core.trace import Trace
 from pullback.errors import LeavesTapeError, MutationError
+from pullback.program import shortcut
 from pullback.program.ir import Program, Step, Type, is_array
 
 
-class Recorded(NamedTuple):
+@dataclass(frozen=True)
+class Recorded:
     """A program, and what surrounds it: state that it reads and writes, and the form of its result."""
 
     program: Program
@@ -28,9 +32,10 @@ class Recorded(NamedTuple):
     leaves: list[Any]  # of the result: None for an output, in order, else what it was
     structure: tree.Structure
 
-    def result(self, outputs: Sequence[Any]) -> Any:
-        supply = iter(outputs)
-        return self.structure.unflatten([next(supply) if leaf is _OUTPUT else leaf for leaf in self.leaves])
+    @functools.cached_property
+    def result(self) -> shortcut.Build:
+        """The result of the function, from the outputs that are its own."""
+        return shortcut.building(self.structure, self.leaves, _OUTPUT)
 
 
 _OUTPUT = object()
