@@ -30,6 +30,22 @@ def test_products(rows: int, depth: int, columns: int) -> None:
     np.testing.assert_allclose(matmul.product(b.T, a.T), exact.T, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 8, 9, 33, 36, 40, 41, 100])
+@pytest.mark.parametrize("depth", [1, 15, 17, 450])
+def test_products_whose_last_panel_is_thin(depth: int, columns: int) -> None:
+    """By lanes of the depth, or of rows where the left factor is transposed; what is beyond the edges is not read."""
+    for count in (1, 3, 13, 70, 300):
+        a, b = _normal(count + 2, depth), _normal(depth, columns)
+        a[0], a[-1] = np.nan, np.nan  # before and behind
+        exact = a[1:-1].astype(np.float64) @ b.astype(np.float64)
+        turned = np.ascontiguousarray(a[1:-1].T)
+        for left, right in ((a[1:-1], False), (a[1:-1], True), (turned, False)):
+            c = np.full((count, columns), np.nan, np.float32)
+            factor = np.ascontiguousarray(b.T) if right else b
+            matmul.multiply(left, factor, c, transposed_left=left is turned, transposed_right=right)
+            np.testing.assert_allclose(c, exact, rtol=0, atol=2e-6 * depth)
+
+
 def test_products_of_nothing_and_of_the_wrong_sizes() -> None:
     np.testing.assert_array_equal(
         matmul.product(np.ones((3, 0), np.float32), np.ones((0, 2), np.float32)), np.zeros((3, 2))
