@@ -11,6 +11,7 @@ import pullback as pb
 from pullback.core import tree
 from pullback.program import passes
 from pullback.program.ir import Program
+from pullback.program.native import gathered, segments
 from pullback.program.recording import record
 from pullback.program.replay import Replay
 
@@ -130,3 +131,36 @@ def test_a_replay_reuses_the_arena():
     assert replay.plan.size == x.nbytes  # one buffer, written over again and again
     for _ in range(2):
         np.testing.assert_array_equal(replay([x])[0], f(x))
+
+
+# -- small steps together --------------------------------------------------------------------------------------------
+def test_small_steps_wait_for_one_another():
+    """What is too large for the machine, and needs none of them, goes before."""
+    large, small = np.random.default_rng(0).normal(size=(200, 100)), X[0]
+
+    def f(large, small):
+        a = small * 2.0
+        b = large @ large.T
+        c = np.exp(a)
+        d = np.tanh(b)
+        return d * np.sum(c), c
+
+    before = program_of(f, large, small)
+    assert names(before) == ["multiply", "transpose", "matmul", "exp", "tanh", "sum", "multiply"]
+    assert not segments(before)
+    assert after(gathered, f, large, small) == ["transpose", "matmul", "tanh", "multiply", "exp", "sum", "multiply"]
+    assert [(each.first, each.last) for each in segments(gathered(before))] == [(3, 6)]
+
+
+def test_small_steps_of_two_dtypes_stay_apart():
+    def f(x, y):
+        results = []
+        for _ in range(3):
+            x, y = np.tanh(x) * 2.0, np.tanh(y) * 2.0
+            results += [x, y]
+        return results
+
+    y = X.astype(np.float32)
+    after(gathered, f, X, y)
+    for each in segments(gathered(program_of(f, X, y))):
+        assert each.dtype in (np.float32, np.float64)

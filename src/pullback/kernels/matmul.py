@@ -25,6 +25,7 @@ from pullback.kernels.simd import (
     multiply_narrow_panel,
     multiply_panel,
     offset,
+    prefetch,
     store,
     store_part,
     where_positive,
@@ -212,11 +213,13 @@ def _copy_block(
         step = -(-rows // WIDTH) * WIDTH
         for k in range(begin, end):
             for i in range(0, rows, WIDTH):
+                prefetch(a, k * size + first + rows + i)
                 store(copied, (k - begin) * step + i, load_part(a, k * size + first + i, rows - i) * scale)
         return 1, step
     for i in range(rows):
         at = (first + i) * size
         for k in range(begin, end, WIDTH):
+            prefetch(a, at + k + end - begin)
             store(copied, i * _STEP + k - begin, load_part(a, at + k, end - k) * scale)
     return _STEP, 1
 

@@ -20,6 +20,7 @@ from pullback.program.fusion import fuse
 from pullback.program.ir import Program, Type, is_array
 from pullback.program.loops import generate_loops
 from pullback.program.lowering import Precision, check_algorithms, check_precision, lower
+from pullback.program.native import gathered
 from pullback.program.passes import frozen, optimise
 from pullback.program.recompute import within
 from pullback.program.recording import Recorded, record
@@ -145,7 +146,7 @@ class Compiled:
             return entry
 
     def _improved(self, program: Program, donated: Collection[int]) -> Program:
-        program = generate_loops(fuse(lower(optimise(program), self._algorithms, self._precision)))
+        program = gathered(generate_loops(fuse(lower(optimise(program), self._algorithms, self._precision))))
         return program if self._memory_limit is None else within(program, self._memory_limit, donated)
 
     def _donated(self, program: Program, args: Sequence[Any]) -> list[int]:

@@ -144,7 +144,7 @@ def _merged(gaps: list[tuple[int, int]], start: int, size: int) -> list[tuple[in
 # -- what functions do with memory -----------------------------------------------------------------------------------
 _WRITERS: dict[str, Write] = {
     "matmul": lambda values, params, outs: np.matmul(values[0], values[1], out=outs[0]),
-    "sum": lambda values, params, outs: np.sum(values[0], out=outs[0], **params),
+    "sum": lambda values, params, outs: np.add.reduce(values[0], out=outs[0], **params),  # what np.sum calls
     "mean": lambda values, params, outs: np.mean(values[0], out=outs[0], **params),
     "concatenate": lambda values, params, outs: np.concatenate(values, params["axis"], out=outs[0]),
     "relu": lambda values, params, outs: np.maximum(values[0], 0.0, out=outs[0]),
@@ -155,7 +155,7 @@ _FRESH = {"where", "astype", "astype_integer", "copy", "cumsum", "index_update",
 def writer(step: Step) -> Write | None:
     """How a step writes its results into memory that it is given; None where its function cannot."""
     if isinstance(step.primitive, Operation):
-        return step.primitive.write
+        return step.primitive.write if step.primitive.bind is None else step.primitive.bind(step.params)
     if isinstance(step.primitive.fn, np.ufunc):
         ufunc = step.primitive.fn
         return lambda values, params, outs: ufunc(*values, out=outs[0])

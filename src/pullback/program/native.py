@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from pullback.program.memory import Span, aligned, allocate
 
 LARGEST = 1 << 12
 """Elements of the largest array for which the machine is used: beyond, NumPy's own loops cost as little."""
+LARGEST_SUMMED = 1 << 15
+"""The same for what is summed."""
 SHORTEST = 3
 """Steps that are worth a call of the machine."""
 
@@ -49,6 +52,26 @@ def segments(program: Program) -> list[Segment]:
     return found
 
 
+def gathered(program: Program) -> Program:
+    """The program with every step that the machine serves put off until its result is needed, so that runs are long."""
+    steps: list[Step] = []
+    waiting: list[Step] = []
+    dtype, made = None, set[int]()
+    for step in program.steps:
+        kind = _dtype_of(step, program)
+        fits = kind is not None and (dtype is None or kind is _ANY or dtype is _ANY or kind == dtype)
+        if not fits and (kind is not None or not made.isdisjoint(step.inputs)):
+            steps += waiting
+            waiting, dtype, made = [], None, set()
+        if kind is None:
+            steps.append(step)
+        else:
+            waiting.append(step)
+            made.update(step.outputs)
+            dtype = kind if dtype is None or dtype is _ANY else dtype
+    return replace(program, steps=(*steps, *waiting))
+
+
 def made_natively(program: Program) -> set[int]:
     """The values that steps of segments make, in arenas of their own."""
     return {
@@ -70,7 +93,8 @@ def _dtype_of(step: Step, program: Program) -> Any:
     kinds = set()
     for place in (*step.inputs, *step.outputs):
         kind = program.types[place]
-        if math.prod(kind.shape) > LARGEST or 0 in kind.shape or len(kind.shape) > 4:
+        largest = LARGEST_SUMMED if step.primitive.name == "sum" else LARGEST
+        if math.prod(kind.shape) > largest or 0 in kind.shape or len(kind.shape) > 4:
             return None
         if is_python_number(program.constants.get(place)):
             continue

@@ -18,16 +18,29 @@ Write = Callable[[Sequence[Any], Params, Sequence[Any]], object]
 
 
 class Operation(Primitive):
-    """A kernel. `homes` says which result may take the memory of which input, or of one of which inputs: element for
-    element at the same place."""
+    """A kernel.
+
+    Args:
+        write: what it does.
+        homes: which result may take the memory of which input, or of one of which inputs: element for element at the
+            same place.
+        bind: gives in its place what does the same for some parameters, which are then looked at once.
+    """
 
     kind = "operation"
     differentiable = False
 
-    def __init__(self, name: str, write: Write, homes: Mapping[int, int | tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        write: Write,
+        homes: Mapping[int, int | tuple[int, ...]] | None = None,
+        bind: Callable[[Params], Write] | None = None,
+    ) -> None:
         super().__init__(write, name=name, register=False)
         self.write = write
         self.homes = homes or {}
+        self.bind = bind
 
 
 # -- convolution -----------------------------------------------------------------------------------------------------
@@ -279,29 +292,40 @@ def matmul(algorithm: str, adding: bool = False) -> Operation:
     added); `ending`, "relu" for the positive part, or "mask" (y: what of it stands where y > 0).
     """
 
-    def multiply(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+    def bind(params: Params) -> Write:
         from pullback.kernels import matmul as kernels
 
-        a, b, *rest = (np.ascontiguousarray(value) for value in values)
-        (out,) = outs
-        if adding:
-            (x,) = _taken(rest, 1)
-            if x is not out:
-                np.copyto(out, x)
-            else:  # in place, so that a factor in the same memory would change as it is read
-                a, b = (factor.copy() if np.may_share_memory(factor, out) else factor for factor in (a, b))
-        number = float(_taken(rest, 1)[0].item()) if params.get("scaled") else 1.0
-        ending = kernels.Ending(
-            scale=params.get("sign", 1.0) * number,
-            adding=adding,
-            row=_taken(rest, 1)[0] if params.get("row") else None,
-            relu=params.get("ending") == "relu",
-            mask=_taken(rest, 1)[0] if params.get("ending") == "mask" else None,
-        )
         left, right = params["left"], params["right"]
-        kernels.multiply(a, b, out, transposed_left=left, transposed_right=right, algorithm=algorithm, ending=ending)
+        sign, scaled, has_row = params.get("sign", 1.0), params.get("scaled"), params.get("row")
+        relu, masked = params.get("ending") == "relu", params.get("ending") == "mask"
+        fixed = None if adding or scaled or has_row or masked else kernels.Ending(sign, relu=relu)
+        dense = np.ascontiguousarray
 
-    return Operation(f"matmul[{algorithm}]", multiply, {0: 2} if adding else None)
+        def multiply(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+            out = outs[0]
+            a, b, rest = dense(values[0]), dense(values[1]), list(values[2:])
+            ending = fixed
+            if ending is None:
+                if adding:
+                    (x,) = _taken(rest, 1)
+                    if x is not out:
+                        np.copyto(out, x)
+                    else:  # in place, so that a factor in the same memory would change as it is read
+                        a, b = (factor.copy() if np.may_share_memory(factor, out) else factor for factor in (a, b))
+                number = float(_taken(rest, 1)[0]) if scaled else 1.0
+                row = dense(_taken(rest, 1)[0]) if has_row else None
+                mask = dense(_taken(rest, 1)[0]) if masked else None
+                ending = kernels.Ending(sign * number, adding, row, relu, mask)
+            kernels.multiply(
+                a, b, out, transposed_left=left, transposed_right=right, algorithm=algorithm, ending=ending
+            )
+
+        return multiply
+
+    def write(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        bind(params)(values, params, outs)
+
+    return Operation(f"matmul[{algorithm}]", write, {0: 2} if adding else None, bind)
 
 
 def _multiply_accumulate(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
