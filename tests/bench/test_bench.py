@@ -68,6 +68,7 @@ def test_a_page_of_curves_from_figures(tmp_path):
 
 def test_names():
     assert [each.name for each in workloads.select(["threads"])] == ["threads/1", "threads/2"]
+    assert [each.name for each in workloads.select(["mlp-inference"])] == ["mlp-inference-1", "mlp-inference-256"]
     assert len(workloads.select([])) == len(workloads.WORKLOADS)
     with pytest.raises(ConfigError, match="Did you mean cnn64"):
         workloads.select(["cn64"])
