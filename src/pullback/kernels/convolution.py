@@ -4,6 +4,9 @@ Images are (N, H, W, C), weights (kh, kw, C / groups, O); "convolution" is what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +178,8 @@ def choose(
     return preferred if preferred in table else min(table, key=lambda name: table[name])
 
 
-def costs(direction: str, shape: Shape) -> dict[str, float]:
+@lru_cache(4096)  # at every call of a convolution: it takes longer than some convolutions do
+def costs(direction: str, shape: Shape) -> Mapping[str, float]:
     """Estimated cost of every algorithm that can serve the shape, in multiply-adds at the rate of a matrix product.
 
     The factors are measured: the products of Winograd's transformed tiles are too thin for the full rate, and a
@@ -220,7 +224,7 @@ def costs(direction: str, shape: Shape) -> dict[str, float]:
         packing = 8 * (images * shape.height * shape.width * loaded + taps * inputs * outputs)
         for name, rate in RATES.items():
             found[name] = rate * images * reached * inputs * outputs + PARTS[name] * packing
-    return found
+    return MappingProxyType(found)
 
 
 def _reached(shape: Shape, axis: int) -> int:
