@@ -217,13 +217,9 @@ def _tile(rows: int, vectors: int) -> Any:
         between = [integer(0), a_row, builder.mul(integer(2), a_row)]
 
         entry = builder.block
-        reload = builder.append_basic_block("tile.reload")
-        loop = builder.append_basic_block("tile.loop")
-        done = builder.append_basic_block("tile.done")
-        builder.cbranch(builder.icmp_signed("!=", accumulate, integer(0)), reload, loop)
-
-        builder.position_at_end(reload)
-        held = {cell: load_vector(builder, targets[cell]) for cell in cells}
+        loop, done, adding, after = (
+            builder.append_basic_block(f"tile.{name}") for name in ("loop", "done", "add", "after")
+        )
         builder.branch(loop)
 
         builder.position_at_end(loop)
@@ -242,15 +238,26 @@ def _tile(rows: int, vectors: int) -> Any:
         builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
         moving = [(k, integer(0), k_next), (b_at, b, b_next), *zip(a_at, starts, a_next, strict=True)]
         for phi, start, following in moving:
-            for value, block in ((start, entry), (start, reload), (following, loop)):
-                phi.add_incoming(value, block)
+            phi.add_incoming(start, entry)
+            phi.add_incoming(following, loop)
         for cell in cells:
-            for value, block in ((zero, entry), (held[cell], reload), (added[cell], loop)):
-                sums[cell].add_incoming(value, block)
+            sums[cell].add_incoming(zero, entry)
+            sums[cell].add_incoming(added[cell], loop)
 
+        # What C holds is added last: many short sums round less than one long one.
         builder.position_at_end(done)
+        builder.cbranch(builder.icmp_signed("!=", accumulate, integer(0)), adding, after)
+        builder.position_at_end(adding)
+        totals = {cell: builder.fadd(added[cell], load_vector(builder, targets[cell])) for cell in cells}
+        builder.branch(after)
+        builder.position_at_end(after)
         for cell in cells:
-            store_vector(builder, added[cell], targets[cell])
+            value = builder.phi(VECTOR)
+            value.add_incoming(added[cell], done)
+            value.add_incoming(totals[cell], adding)
+            sums[cell] = value
+        for cell in cells:
+            store_vector(builder, sums[cell], targets[cell])
 
     return intrinsic(emit, "nothing")
 
