@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.gradients`; PyTorch must be installed. Each network's loss is differentiated once by PyTorch
 in float64, and in float32 in both of its layouts, and by a compiled program of pullback in each arithmetic that
-`precision` allows. The distance of a gradient is relative to its norm; the ratio is to PyTorch's, in its default layout.
+`precision` allows. A distance is relative to the norm of the gradient, a ratio is to PyTorch in its default layout.
 """
 
 from __future__ import annotations
