@@ -36,6 +36,7 @@ from pullback.kernels.thin import multiply_by_dots, multiply_by_stripes
 _DEPTH = 208  # at a time, at most: a panel of so many rows stays in the first-level cache
 _STEP = _DEPTH + WIDTH  # from row to row of a copied block
 _BLOCK = 40 * ROWS[0]  # rows at a time, at most: the packing of a panel is shared by so many
+_STRIDE = 1024  # floats between rows of the right factor, at most, for a panel to be read where it lies
 _SHARED = 1 << 16  # multiply-adds from which on they are shared among threads: below, one is done before others start
 
 
@@ -284,7 +285,8 @@ def matrix_product(
                 rest = columns - panel * PANEL
                 by_dots = rest <= thin.MOST and next_k == 1
                 right, right_at, right_k = packed, 0, PANEL
-                if count <= ROWS[0] and rest >= PANEL and not transposed_right:  # each element is read once
+                # Rows a multiple of 256 bytes apart would share a few places of the cache.
+                if columns <= _STRIDE and columns % 64 != 0 and rest >= PANEL and not transposed_right:
                     right, right_at, right_k = b, begin * columns + panel * PANEL, columns
                 elif by_dots:
                     _pack_few(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)
