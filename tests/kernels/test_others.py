@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pullback.errors import ShapeError
-from pullback.kernels import elementwise, layer_norm, losses, matmul, normalisation, pooling, reference, rows
+from pullback.kernels import channels, elementwise, layer_norm, losses, matmul, normalisation, pooling, reference, rows
 
 SIZES = [(1, 1, 1), (7, 5, 3), (33, 100, 48), (1, 700, 10), (130, 33, 257), (530, 430, 70), (40, 1024, 45)]
 IMAGES = [(1, 5, 7, 3), (7, 31, 29, 5), (33, 2, 2, 48), (2, 1, 1, 100), (3, 8, 8, 64)]
@@ -304,7 +304,7 @@ def test_the_parts_of_the_adjoint_of_a_normalisation_with_a_relu_agree_with_the_
     x, g = (rng.standard_normal((3, 5, 7, 6)).astype(np.float32) for _ in range(2))
     gamma, beta = (rng.standard_normal(6).astype(np.float32) for _ in range(2))
     y, mean, variance = normalisation.batch_norm(x, gamma, beta, 1e-5, relu=True)
-    through = normalisation.affine(gamma, beta, mean, variance, 1e-5)
+    through = channels.affine(gamma, beta, mean, variance, 1e-5)
     masked = normalisation.through_relu(g, x, *through)
     np.testing.assert_array_equal(masked, np.where(y > 0, g, 0.0))
     parts = normalisation.adjoint_coefficients(masked, x, gamma, mean, variance, 1e-5)

@@ -95,6 +95,7 @@ _RESULTS = {
     "floats": types.CPointer(types.float32),
     "bytes": types.CPointer(types.uint8),
     "integers": types.CPointer(types.int64),
+    "doubles": types.CPointer(types.float64),
     "integer": types.intp,
     "float": types.float32,
     "double": types.float64,
@@ -204,11 +205,14 @@ _DECODERS = {
     "Floats": "floats_of(bits[{}])",
     "Bytes": "bytes_of(bits[{}])",
     "Integers": "integers_of(bits[{}])",
+    "Doubles": "doubles_of(bits[{}])",
     "int": "bits[{}]",
     "bool": "bits[{}] != 0",
     "float": "double_from(bits[{}])",
 }
-_DECODER_NAMES = {name: getattr(simd, name) for name in ("floats_of", "bytes_of", "integers_of", "double_from")}
+_DECODER_NAMES = {
+    name: getattr(simd, name) for name in ("floats_of", "bytes_of", "integers_of", "doubles_of", "double_from")
+}
 
 
 def _entry_point(share: Callable[..., None], kinds: list[str]) -> Callable[..., None]:

@@ -178,13 +178,17 @@ def choose(
     return preferred if preferred in table else min(table, key=lambda name: table[name])
 
 
-@lru_cache(4096)  # at every call of a convolution: it takes longer than some convolutions do
 def costs(direction: str, shape: Shape) -> Mapping[str, float]:
     """Estimated cost of every algorithm that can serve the shape, in multiply-adds at the rate of a matrix product.
 
     The factors are measured: the products of Winograd's transformed tiles are too thin for the full rate, and a
     transform of a channel of a tile costs what about 300 multiply-adds would, adding a term where it belongs about 50.
     """
+    return _costs(direction, shape, tuple(RATES.items()))
+
+
+@lru_cache(4096)  # a table takes longer than some convolutions do
+def _costs(direction: str, shape: Shape, rates: tuple[tuple[str, float], ...]) -> Mapping[str, float]:
     rows, columns = shape.output_size
     inputs, outputs = shape.inputs // shape.groups, shape.outputs // shape.groups
     taps = shape.kernel[0] * shape.kernel[1]
@@ -222,7 +226,7 @@ def costs(direction: str, shape: Shape) -> Mapping[str, float]:
         images, inputs, outputs = (round_up(count, SIDE) for count in (shape.images, inputs, outputs))
         loaded = {"forward": inputs, "input_adjoint": outputs, "weight_adjoint": inputs + outputs}[direction]
         packing = 8 * (images * shape.height * shape.width * loaded + taps * inputs * outputs)
-        for name, rate in RATES.items():
+        for name, rate in rates:
             found[name] = rate * images * reached * inputs * outputs + PARTS[name] * packing
     return MappingProxyType(found)
 

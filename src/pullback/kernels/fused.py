@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pullback.kernels import normalisation, runtime
+from pullback.kernels.channels import RECORD, merged_moments, merged_sums
 from pullback.kernels.language import inline
 from pullback.kernels.runtime import round_up
 from pullback.kernels.simd import Pointer, at_least, broadcast, load, load_part, store, store_part, where_positive
@@ -50,9 +51,6 @@ PLAIN, AFFINE, NORM_GRADIENT = 0, 1, 2
 """What is done to an operand."""
 STORED, MOMENTS, MASKED = 0, 1, 2
 """What is done to a result."""
-RECORD = 4
-"""Rows of a record: how many values, a value near them (the pivot), the sums of deviations from it and of their
-squares; for a mask, the last two are its sums."""
 
 
 class Loading(NamedTuple):
@@ -92,11 +90,7 @@ class Storing(NamedTuple):
         """What the kernel has found: the mean and variance of the result, or its sums, or nothing."""
         if self.kind == STORED:
             return None
-        records = self.records.reshape(groups, -1, RECORD, self.records.shape[2]).transpose(2, 1, 0, 3)
-        records = records.reshape(RECORD, records.shape[1], -1)[:, :, :channels]
-        if self.kind == MOMENTS:
-            return _merge_moments(records.astype(np.float64))
-        return records[2:].sum(axis=1, dtype=np.float64)
+        return (merged_moments if self.kind == MOMENTS else merged_sums)(self.records, groups, channels)
 
 
 def storing(store: Mask | None, moments: bool, result: Any, units: int, group: int) -> Storing:
@@ -123,20 +117,6 @@ def _table(channels: int, *rows: Any) -> tuple[Any, int]:
 def as_input(array: Any) -> Any:
     """Contiguous float32, as kernels take it."""
     return np.ascontiguousarray(array, np.float32)
-
-
-# -- what records say ------------------------------------------------------------------------------------------------
-def _merge_moments(records: Any) -> tuple[Any, Any]:
-    """Mean and variance, (C,) float32, from records (RECORD, units, C).
-
-    Units are merged in float64 by their means and squared deviations (Chan, Golub and LeVeque 1979).
-    """
-    counts, pivots, sums, squares = records
-    means = pivots + sums / counts
-    total = counts.sum(axis=0)
-    mean = (counts * means).sum(axis=0) / total
-    spread = squares - sums * sums / counts + counts * (means - mean) ** 2
-    return mean.astype(np.float32), np.maximum(spread.sum(axis=0) / total, 0.0).astype(np.float32)
 
 
 # -- the same as passes of their own, for the algorithms that do not do it as they load and store ----------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-Result = Literal["vector", "pointer", "floats", "bytes", "integers", "integer", "float", "double", "nothing"]
+Result = Literal["vector", "pointer", "floats", "bytes", "integers", "doubles", "integer", "float", "double", "nothing"]
 """What an intrinsic gives; "pointer": one like its first argument, the others to elements of that type."""
 
 

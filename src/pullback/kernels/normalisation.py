@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pullback.kernels import runtime
+from pullback.kernels.channels import RECORD, affine, coefficients, merged_moments, merged_sums
 from pullback.kernels.language import inline
 from pullback.kernels.runtime import Floats, kernel, portion
 
@@ -55,25 +56,14 @@ def gradient_totals(g: Any, x: Any, mean: Any, scale: Any = None, shift: Any = N
     """The sums of g and of g (x - mean) over all axes but the last, (2, C) float64; `scale` and `shift` as above."""
     g, x, mean = (np.ascontiguousarray(each, np.float32) for each in (g, x, mean))
     channels = x.shape[-1]
-    sums = runtime.empty((runtime.threads(), 2 * channels))
+    sums = runtime.empty((runtime.threads(), 2, channels))
     room, room_size = runtime.scratch(2 * channels)
     relu = scale is not None
     gradient_sums(
         g, x, mean, scale if relu else mean, shift if relu else mean, relu, x.size // channels, channels, sums,
         room, room_size,
     )  # fmt: skip
-    return sums.sum(axis=0, dtype=np.float64).reshape(2, channels)
-
-
-def coefficients(totals: Any, rows: int, gamma: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
-    """What `adjoint_coefficients` returns, from the totals of g and of g (x - mean) over `rows` rows."""
-    dbeta, centred = totals
-    inverse = 1.0 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
-    dgamma = centred * inverse
-    factor = np.asarray(gamma, np.float64) * inverse
-    of_x = -factor * inverse * dgamma / rows
-    constant = -factor * dbeta / rows - of_x * np.asarray(mean, np.float64)
-    return tuple([each.astype(np.float32) for each in (dgamma, dbeta, factor, of_x, constant)])
+    return merged_sums(sums, 1, channels)
 
 
 def gradient(
@@ -103,22 +93,10 @@ def moments(x: Any) -> tuple[Any, Any]:
     x = np.ascontiguousarray(x, np.float32)
     channels = x.shape[-1]
     rows = x.size // channels
-    threads = runtime.threads()
-    found = runtime.empty((threads, 2, channels))
+    records = runtime.empty((runtime.threads(), RECORD, channels))
     room, room_size = runtime.scratch(2 * channels)
-    channel_moments(x, rows, channels, found, room, room_size)
-    counts = np.array([rows * (i + 1) // threads - rows * i // threads for i in range(threads)], np.float64)[:, None]
-    means, squares = found[:, 0].astype(np.float64), found[:, 1].astype(np.float64)
-    mean = (counts * means).sum(axis=0) / rows
-    variance = (squares + counts * (means - mean) ** 2).sum(axis=0) / rows
-    return mean.astype(np.float32), variance.astype(np.float32)
-
-
-def affine(gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, Any]:
-    """The scale and shift, (C,) float32 each, with which normalisation is x scale + shift."""
-    scale = np.asarray(gamma, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
-    shift = np.asarray(beta, np.float64) - np.asarray(mean, np.float64) * scale
-    return scale.astype(np.float32), shift.astype(np.float32)
+    channel_moments(x, rows, channels, records, room, room_size)
+    return merged_moments(records, 1, channels)
 
 
 def normalise(x: Any, scale: Any, shift: Any, relu: bool = False, out: Any = None) -> Any:
@@ -131,14 +109,17 @@ def normalise(x: Any, scale: Any, shift: Any, relu: bool = False, out: Any = Non
 
 @kernel
 def channel_moments(
-    thread: int, threads: int, x: Floats, rows: int, channels: int, found: Floats, room: Floats, room_size: int
+    thread: int, threads: int, x: Floats, rows: int, channels: int, records: Floats, room: Floats, room_size: int
 ) -> None:
-    """A thread's mean and sum of squared deviations, from those of small blocks (Chan, Golub and LeVeque 1979)."""
+    """A record of a thread's share, from the means and squares of small blocks (Chan, Golub and LeVeque 1979)."""
     start, stop = portion(rows, thread, threads)
-    mean, squares = thread * 2 * channels, (thread * 2 + 1) * channels
+    mean, squares = (thread * RECORD + 1) * channels, (thread * RECORD + 3) * channels
     block_mean, block_squares = thread * room_size, thread * room_size + channels
-    for c in range(2 * channels):
-        found[mean + c] = np.float32(0.0)
+    for c in range(channels):
+        records[mean - channels + c] = np.float32(stop - start)
+        records[mean + c] = np.float32(0.0)
+        records[mean + channels + c] = np.float32(0.0)
+        records[squares + c] = np.float32(0.0)
     for first in range(start, stop, _ROWS):
         last = min(first + _ROWS, stop)
         for c in range(2 * channels):
@@ -156,9 +137,9 @@ def channel_moments(
         weight = np.float32((last - first) / (last - start))
         cross = np.float32((last - first) * (first - start) / (last - start))
         for c in range(channels):
-            difference = room[block_mean + c] - found[mean + c]
-            found[mean + c] += difference * weight
-            found[squares + c] += room[block_squares + c] + difference * difference * cross
+            difference = room[block_mean + c] - records[mean + c]
+            records[mean + c] += difference * weight
+            records[squares + c] += room[block_squares + c] + difference * difference * cross
 
 
 @kernel

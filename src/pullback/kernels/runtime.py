@@ -28,6 +28,8 @@ Bytes = Any
 """Annotates a contiguous uint8 array of a kernel."""
 Integers = Any
 """Annotates a contiguous int64 array of a kernel."""
+Doubles = Any
+"""Annotates a contiguous float64 array of a kernel."""
 
 
 @cache
@@ -125,6 +127,7 @@ _CODERS: dict[str, tuple[str, Callable[[Any], int] | None]] = {
     "Floats": ("q", _identity_of(np.float32)),
     "Bytes": ("q", _identity_of(np.uint8)),
     "Integers": ("q", _identity_of(np.int64)),
+    "Doubles": ("q", _identity_of(np.float64)),
     "int": ("q", None),
     "bool": ("q", None),
     "float": ("d", None),
@@ -135,10 +138,10 @@ _CODERS: dict[str, tuple[str, Callable[[Any], int] | None]] = {
 class Kernel:
     """A function of one thread's share, compiled on first use; calling it runs every thread's share.
 
-    The function takes `(thread, threads, *arguments)`, and each argument is annotated `Floats`, `Bytes` or `Integers`
-    (a contiguous array, which arrives as a pointer), `int`, `bool` or `float`. So there is one machine code for each
-    kernel. One kernel runs at a time, others wait: two never compete for the same cores. The interpreter lock is free
-    meanwhile.
+    The function takes `(thread, threads, *arguments)`, and each argument is annotated `Floats`, `Bytes`, `Integers` or
+    `Doubles` (a contiguous array, which arrives as a pointer), `int`, `bool` or `float`. So there is one machine code
+    for each kernel. One kernel runs at a time, others wait: two never compete for the same cores. The interpreter lock
+    is free meanwhile.
     """
 
     def __init__(self, share: Callable[..., None]) -> None:

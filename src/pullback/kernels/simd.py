@@ -187,6 +187,7 @@ def _double_from(builder: Any, bits: Any) -> Any:
 floats_of = intrinsic(_data_of(FLOAT), "floats")
 bytes_of = intrinsic(_data_of(BYTE), "bytes")
 integers_of = intrinsic(_data_of(INTEGER), "integers")
+doubles_of = intrinsic(_data_of(ir.DoubleType()), "doubles")
 double_from = intrinsic(_double_from, "double")
 
 

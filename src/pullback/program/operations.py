@@ -167,10 +167,10 @@ def _moments(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None
 
 
 def _norm_affine(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
-    from pullback.kernels import normalisation
+    from pullback.kernels import channels
 
     mean, variance, gamma, beta = values
-    outs[0][...], outs[1][...] = normalisation.affine(gamma, beta, mean, variance, params["eps"])
+    outs[0][...], outs[1][...] = channels.affine(gamma, beta, mean, variance, params["eps"])
 
 
 def _affine(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
@@ -191,10 +191,10 @@ def _norm_sums(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> No
 
 
 def _norm_coefficients(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
-    from pullback.kernels import normalisation
+    from pullback.kernels import channels
 
     totals, gamma, mean, variance = values
-    found = normalisation.coefficients(totals, params["rows"], gamma, mean, variance, params["eps"])
+    found = channels.coefficients(totals, params["rows"], gamma, mean, variance, params["eps"])
     for out, value in zip(outs, found, strict=True):
         out[...] = value
 
