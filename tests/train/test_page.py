@@ -22,7 +22,13 @@ def test_a_run_on_labelled_images(tmp_path: Path) -> None:
     for heading in ("Curves", "Accuracy by class", "Calibration and confusion", "The flow of gradients", "Memory"):
         assert f"<h2>{heading}</h2>" in page
     assert "teacher" not in page
+    assert "CutMix" not in page
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
+
+
+def test_of_mixed_images_the_training_accuracy_says_so(tmp_path: Path) -> None:
+    fit(Settings(model="mlp", hidden=(8,), steps=2, augment=("cutmix",)), tmp_path / "run", quiet=True)
+    assert "accuracy is that on mixed images (CutMix)" in report(tmp_path / "run").read_text()
 
 
 def test_very_many_classes(rng: np.random.Generator) -> None:

@@ -210,7 +210,9 @@ def _curves(run: Run) -> list[str]:
         axes.grid(alpha=0.3)
         if quantity != "learning_rate":
             axes.legend(fontsize=8)
-    return [html.heading("Curves"), html.drawing(figure, "loss, accuracy and learning rate over the steps")]
+    mixed = "The training accuracy is that on mixed images (CutMix), and lower than on whole ones."
+    notes = [html.paragraph(mixed)] if "cutmix" in run.config.settings.augment else []
+    return [html.heading("Curves"), html.drawing(figure, "loss, accuracy and learning rate over the steps"), *notes]
 
 
 def _beside_the_truth(found: Comparison) -> list[str]:
