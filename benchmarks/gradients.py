@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,19 +22,20 @@ from pullback.bench import in_torch, networks
 from pullback.program.lowering import Precision
 
 NETWORKS = {"cifar-cnn": networks.CIFAR_CNN, "cnn64": networks.CNN64}
+torch = in_torch.load()
 PRECISIONS: tuple[Precision, ...] = ("float32", "float32-fast", "bfloat16")
 CONSTANT = 1e-10
 """Norm of a gradient that is zero but for rounding."""
 
 
-def by_torch(network: networks.Network, dtype: torch.dtype, channels_last: bool = False) -> list[Any]:
+def by_torch(network: networks.Network, dtype: Any, channels_last: bool = False) -> list[Any]:
     """The gradients of the loss, in float64, in the order of the module's parameters."""
     model = in_torch.twin(network.build()).to(dtype).train()
     images, labels = network.data()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=layout)
     loss = torch.nn.functional.cross_entropy(model.to(memory_format=layout)(batch), torch.from_numpy(labels))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return [parameter.grad.double().numpy() for parameter in model.parameters()]
 
 
