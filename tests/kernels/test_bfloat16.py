@@ -138,8 +138,13 @@ class EmulatedTiles:
 
 
 by_vectors = products_by(VectorUnit(False))
-by_pairs = products_by(VectorUnit(True))
+by_pairs = products_by(VectorUnit(bfloat16.UNIT != "none"))
 by_tiles = products_by(TileUnit(EmulatedTiles()))
+UNITS = {"by float32 vectors": 0}
+if bfloat16.UNIT != "none":
+    UNITS["by bfloat16 vectors"] = 1
+if WIDTH == 16:
+    UNITS["by tiles"] = 2
 
 
 @inline
@@ -151,34 +156,18 @@ def three_blocks(entries: Any, parts: int) -> int:
 
 
 @kernel
-def multiplied_by_vectors(
-    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
+def multiplied(
+    thread: int, threads: int, unit: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
 ) -> None:
+    """By the unit that has this number in `UNITS`."""
     if thread == 0:
-        by_vectors(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
-
-
-@kernel
-def multiplied_by_pairs(
-    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
-) -> None:
-    if thread == 0:
-        by_pairs(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
-
-
-@kernel
-def multiplied_by_tiles(
-    thread: int, threads: int, table: Floats, a: Floats, b: Floats, c: Floats, parts: int, accumulate: int
-) -> None:
-    if thread == 0:
-        by_tiles(three_blocks(table, parts), table, a, b, c, 2, 48, accumulate)
-
-
-UNITS = {"by float32 vectors": multiplied_by_vectors}
-if bfloat16.UNIT != "none":
-    UNITS["by bfloat16 vectors"] = multiplied_by_pairs
-if WIDTH == 16:
-    UNITS["by tiles"] = multiplied_by_tiles
+        count = three_blocks(table, parts)
+        if unit == 0:
+            by_vectors(count, table, a, b, c, 2, 48, accumulate)
+        elif unit == 1:
+            by_pairs(count, table, a, b, c, 2, 48, accumulate)
+        else:
+            by_tiles(count, table, a, b, c, 2, 48, accumulate)
 
 
 @pytest.mark.parametrize("accumulate", [0, 1])
@@ -196,7 +185,7 @@ def test_every_unit_multiplies_blocks(unit: str, parts: int, accumulate: int) ->
     found = np.einsum("bij,bjk->ik", rounded_left, rounded_right[::-1])
     exact[:, 2:34] = found + accumulate * exact[:, 2:34]
     table = np.zeros(9 * bfloat16.ENTRY, np.float32)
-    UNITS[unit](table, a, b, c, parts, accumulate)
+    multiplied(UNITS[unit], table, a, b, c, parts, accumulate)
     bound = 2e-6 if parts == 1 else 2e-5  # the product of the rests is left out
     np.testing.assert_allclose(c, exact, rtol=0, atol=bound * float(np.abs(exact).max()))
 

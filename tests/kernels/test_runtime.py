@@ -180,6 +180,27 @@ def test_every_thread_does_its_share_once_whether_workers_are_awake_or_asleep(mo
         assert marks(counts) == expected
 
 
+def test_a_kernel_that_several_threads_want_first_is_compiled_once(tmp_path: Path) -> None:
+    code = """
+import threading
+import numpy as np
+from pullback.kernels import elementwise
+start, results = threading.Barrier(6), [np.ones(1000, np.float32) for _ in range(6)]
+def work(p):
+    start.wait()
+    elementwise.sgd(p, np.full(1000, 2.0, np.float32), np.zeros(1000, np.float32), 0.25)
+callers = [threading.Thread(target=work, args=(each,)) for each in results]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+assert all((each == 0.5).all() for each in results)
+assert sum(each.name.startswith("pullback-") for each in threading.enumerate()) == 2
+"""
+    assert "kernel 2" not in _run(code, tmp_path, PULLBACK_NUM_THREADS="3").stderr
+    _run(code, tmp_path, PULLBACK_NUM_THREADS="3")
+
+
 def test_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     with_threads(monkeypatch, "3")
     counts = [np.zeros(16 * 9, np.float32) for _ in range(4)]
@@ -220,3 +241,5 @@ def test_kernels_refuse_arrays_they_would_misread() -> None:
         elementwise.sgd(p, p.astype(np.float64), p.copy(), 0.1)
     with pytest.raises(TypeError, match="contiguous float32"):
         elementwise.sgd(p, np.zeros(8, np.float32)[::2], p.copy(), 0.1)
+    with pytest.raises(TypeError, match="contiguous float32 arrays, got float32"):
+        elementwise.sgd(p[:1], np.float32(1.0), p[:1].copy(), 0.1)

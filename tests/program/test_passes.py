@@ -162,5 +162,7 @@ def test_small_steps_of_two_dtypes_stay_apart():
 
     y = X.astype(np.float32)
     after(gathered, f, X, y)
-    for each in segments(gathered(program_of(f, X, y))):
-        assert each.dtype in (np.float32, np.float64)
+    for program in (program_of(f, X, y), gathered(program_of(f, X, y))):
+        for each in segments(program):
+            made = [step.outputs[0] for step in program.steps[each.first : each.last]]
+            assert {program.types[place].dtype for place in made} == {each.dtype}

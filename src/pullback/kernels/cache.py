@@ -5,8 +5,10 @@ A folder that cannot be written or a file that cannot be read costs one warning 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,13 +48,6 @@ def folder() -> Path:
 
 
 def _version(package: str) -> str:
-    """The installed version, from the name of the folder that tells of it: importing `importlib.metadata` takes longer
-    than loading all kernels."""
-    for place in sys.path:
-        for found in Path(place).glob(f"{package}-*.dist-info"):
-            return found.name.removesuffix(".dist-info").split("-")[1]
-    import importlib.metadata
-
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -66,14 +61,15 @@ def machine_code(name: str, key: str, write: Callable[[str], bytes]) -> Loaded:
     what the function is called in the object code, and all that is to be seen of that from outside.
     """
     symbol = f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-    if symbol not in _loaded:
-        file = folder() / f"{symbol}.o"
-        code = _kept(file)
-        if code is None:
-            code = write(symbol)
-            _keep(file, code)
-        _loaded[symbol] = load(symbol, code)
-    return _loaded[symbol]
+    with _turn:  # another thread may want the same, and a symbol can be loaded only once
+        if symbol not in _loaded:
+            file = folder() / f"{symbol}.o"
+            code = _kept(file)
+            if code is None:
+                code = write(symbol)
+                _keep(file, code)
+            _loaded[symbol] = load(symbol, code)
+        return _loaded[symbol]
 
 
 def _kept(file: Path) -> bytes | None:
@@ -84,12 +80,12 @@ def _kept(file: Path) -> bytes | None:
         return None
     except OSError as error:
         if not isinstance(error, NotADirectoryError):  # keeping will tell
-            warn_once(f"the kernel cache {file.parent} cannot be read ({error.strerror})")
+            _warn_once(f"the kernel cache {file.parent} cannot be read ({error.strerror})")
         return None
     digest, code = content[:32], content[32:]
     if hashlib.sha256(code).digest() == digest:
         return code
-    warn_once(f"{file.name} in the kernel cache {file.parent} cannot be read (it is damaged)")
+    _warn_once(f"{file.name} in the kernel cache {file.parent} cannot be read (it is damaged)")
     return None
 
 
@@ -102,9 +98,10 @@ def _keep(file: Path, code: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        warn_once(f"the kernel cache {file.parent} cannot be written ({error.strerror})")
+        _warn_once(f"the kernel cache {file.parent} cannot be written ({error.strerror})")
 
 
+_turn = threading.Lock()
 _loaded: dict[str, Loaded] = {}
 _compiled: list[str] = []
 _warned: list[str] = []
@@ -118,7 +115,7 @@ def announce(name: str) -> None:
     print(f"pullback: kernel {len(_compiled)}: {name.replace('_', ' ')}", file=sys.stderr)
 
 
-def warn_once(problem: str) -> None:
+def _warn_once(problem: str) -> None:
     """Say once in a process that machine code is not kept, and why."""
     if _warned:
         return

@@ -109,11 +109,10 @@ def lanes(dtype: str) -> int:
 
 def compiled(name: str, key: str, write: Callable[[str], Emitter]) -> Loaded:
     """The machine code of a function: from disk, if it is there by this key, or from the instructions of `write`, which
-    is given the name that the function gets."""
-    return machine_code(name, key, lambda symbol: object_code(write(symbol).module))
+    is given the name that the function gets. They are taken as they stand: nothing is moved or unrolled before."""
 
+    def object_code(symbol: str) -> bytes:
+        code: bytes = generator().emit_object(llvm.parse_assembly(str(write(symbol).module)))
+        return code
 
-def object_code(module: Any) -> bytes:
-    """What the code generator makes of a module as it stands: nothing is moved or unrolled before."""
-    code: bytes = generator().emit_object(llvm.parse_assembly(str(module)))
-    return code
+    return machine_code(name, key, object_code)

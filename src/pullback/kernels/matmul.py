@@ -1,5 +1,6 @@
 """Matrix products without BLAS, whose threads would keep spinning on the cores that the next kernel needs.
-A panel of the right factor is packed into the first-level cache for each block of rows, which then all read it there.
+A panel of the right factor is packed into the first-level cache for each block of rows, which then all read it there,
+unless few read it, or its rows are so short that it is near together where it lies.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def _copy_block(
     """Rows `first` on of the left factor, or columns if it is transposed, between two depths, near one another, scaled.
 
     Where they lie, they may be a power of two apart, which is the same place in the cache. `size` is the length of a
-    row of a. Returns the steps to the next row and the next depth.
+    row of a. Returns the steps to the next row and the next depth. What is fetched ahead is mostly the next block.
     """
     if transposed:
         step = -(-rows // WIDTH) * WIDTH
@@ -286,7 +287,8 @@ def matrix_product(
                 by_dots = rest <= thin.MOST and next_k == 1
                 right, right_at, right_k = packed, 0, PANEL
                 # Rows a multiple of 256 bytes apart would share a few places of the cache.
-                if columns <= _STRIDE and columns % 64 != 0 and rest >= PANEL and not transposed_right:
+                near = columns <= _STRIDE and columns % 64 != 0
+                if (near or count <= ROWS[0]) and rest >= PANEL and not transposed_right:
                     right, right_at, right_k = b, begin * columns + panel * PANEL, columns
                 elif by_dots:
                     _pack_few(b, begin, end, panel * PANEL, depth, columns, transposed_right, packed)

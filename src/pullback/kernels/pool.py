@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import threading
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ _WORKERS = 3 * _LINE  # a line for each thread, of which the first is the caller
 _FLAG, _TO_WAKE, _SEEN = 0, 1, 2  # whether it sleeps; whether Python has to wake it; the last order that it saw
 _AWAKE, _ASLEEP = 0, 1
 _COUNT_BITS = 16
-_SPINS = 10_000  # turns of a worker before it sleeps
-_IMPATIENT = 1_000  # turns of the caller, from which on it lets others have its core
+_IMPATIENT = 1_000  # turns of waiting, from which on others may have the core
+_SPINS = 2_000  # turns of a worker before it sleeps
 
 
 class _Writer(Emitter):
@@ -61,13 +61,16 @@ class _Writer(Emitter):
     def _exchange(self, place: Any, value: int) -> Any:
         return self.builder.atomic_rmw("xchg", place, integer(value), "seq_cst")
 
-    def _pause(self) -> None:
-        """Tell the core that this is a loop of waiting, where there is an instruction for it."""
-        processor = platform.machine().lower()
+    def _wait(self, turns: Any) -> None:
+        """A turn of a loop of waiting. After many, whoever is waited for may need this very core."""
+        builder, processor = self.builder, platform.machine().lower()
         if processor in ("x86_64", "amd64"):
-            call(self.builder, "llvm.x86.sse2.pause", VOID)
+            call(builder, "llvm.x86.sse2.pause", VOID)
         elif processor in ("aarch64", "arm64"):
-            call(self.builder, "llvm.aarch64.hint", VOID, ir.Constant(LANE, 1))
+            call(builder, "llvm.aarch64.hint", VOID, ir.Constant(LANE, 1))
+        if sys.platform != "win32":
+            with builder.if_then(builder.icmp_signed(">", turns, integer(_IMPATIENT))):
+                call(builder, "sched_yield", LANE)
 
     def _share(self, entry: Any, thread: Any, count: Any, bits: Any) -> None:
         kind = ir.FunctionType(VOID, [INTEGER] * 3)
@@ -99,25 +102,16 @@ class _Writer(Emitter):
         builder = self.builder
         self._share(entry, integer(0), builder.load(self._word(_COUNT)), bits)
         before = builder.block
-        head, wait, yielding, again, after = (
-            builder.append_basic_block(f"finish.{name}") for name in ("head", "wait", "yield", "again", "after")
-        )
+        head, wait, after = (builder.append_basic_block(f"finish.{name}") for name in ("head", "wait", "after"))
         builder.branch(head)
         builder.position_at_end(head)
         turns = builder.phi(INTEGER)
         builder.cbranch(builder.icmp_signed(">", self._read(self._word(_PENDING)), integer(0)), wait, after)
         builder.position_at_end(wait)
-        self._pause()
-        builder.cbranch(builder.icmp_signed(">", turns, integer(_IMPATIENT)), yielding, again)
-        builder.position_at_end(yielding)
-        if sys.platform != "win32":
-            call(builder, "sched_yield", LANE)
-        builder.branch(again)
-        builder.position_at_end(again)
-        following = builder.add(turns, integer(1))
-        builder.branch(head)
+        self._wait(turns)
         turns.add_incoming(integer(0), before)
-        turns.add_incoming(following, again)
+        turns.add_incoming(builder.add(turns, integer(1)), builder.block)
+        builder.branch(head)
         builder.position_at_end(after)
 
     def _work(self, thread: Any, unused: Any) -> None:
@@ -138,7 +132,8 @@ class _Writer(Emitter):
         builder.cbranch(builder.icmp_signed("==", order, seen), spin, check)
 
         builder.position_at_end(spin)
-        self._pause()
+        self._wait(turns)
+        waited = builder.block
         more = builder.add(turns, integer(1))
         builder.cbranch(builder.icmp_signed(">", more, integer(_SPINS)), tired, head)
 
@@ -168,7 +163,7 @@ class _Writer(Emitter):
         builder.branch(head)
 
         for block, order_seen, so_far in (
-            (before, first, integer(0)), (spin, seen, more), (check, new, turns), (share, new, integer(0)),
+            (before, first, integer(0)), (waited, seen, more), (check, new, turns), (share, new, integer(0)),
         ):  # fmt: skip
             seen.add_incoming(order_seen, block)
             turns.add_incoming(so_far, block)
@@ -184,9 +179,6 @@ class Pool:
         self._address = self._state.ctypes.data
         self._words = self._state.data  # of which Python reads a number faster
         self._count = 0
-        self._begin, self._finish, self._work = (
-            compiled(f"pool_{role}", "", partial(_Writer, role)).call for role in ("begin", "finish", "work")
-        )
         self._beds: list[Any] = []  # of each worker, what it sleeps on
         self._turn = threading.Lock()
 
@@ -203,6 +195,9 @@ class Pool:
                 self._finish(self._address, entry, arguments)
 
     def _grow(self, count: int) -> None:
+        self._begin, self._finish, self._work = (
+            compiled(f"pool_{role}", "", partial(_Writer, role)).call for role in ("begin", "finish", "work")
+        )
         self._count = self._state[_COUNT] = count
         while len(self._beds) < count - 1:
             self._beds.append(threading.Semaphore(0))
@@ -217,11 +212,8 @@ class Pool:
             bed.acquire()
 
 
-@cache
-def the_pool() -> Pool:
-    """The one of this process."""
-    return Pool()
-
+POOL = Pool()
+"""The one of this process."""
 
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=the_pool.cache_clear)
+    os.register_at_fork(after_in_child=POOL.__init__)  # type: ignore[misc]

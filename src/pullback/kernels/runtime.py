@@ -19,7 +19,7 @@ import numpy as np
 from pullback.errors import ConfigError
 from pullback.kernels.cache import announce, machine_code
 from pullback.kernels.language import inline
-from pullback.kernels.pool import MOST, the_pool
+from pullback.kernels.pool import MOST, POOL
 from pullback.kernels.target import ALIGNMENT, Loaded
 
 Floats = Any
@@ -67,14 +67,8 @@ def empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Any:
     count = int(np.prod(shape))
     spare = ALIGNMENT // kind.itemsize
     raw = np.empty(count + spare, kind)
-    first = (-address(raw) % ALIGNMENT) // kind.itemsize
+    first = (-raw.ctypes.data % ALIGNMENT) // kind.itemsize
     return raw[first : first + count].reshape(shape)
-
-
-def address(array: Any) -> int:
-    """Where an array begins in memory; `array.ctypes.data` takes twice as long."""
-    first: int = array.__array_interface__["data"][0]
-    return first
 
 
 _own = threading.local()
@@ -107,7 +101,7 @@ def _held(name: str, floats: int) -> Any:
 
 def launch(entry: int, arguments: bytes) -> None:
     """Run machine code on every thread: a C function (thread, threads, pointer to the arguments), by its address."""
-    the_pool().run(threads(), entry, arguments)
+    POOL.run(threads(), entry, arguments)
 
 
 def _identity_of(kind: Any) -> Callable[[Any], int]:
@@ -115,6 +109,8 @@ def _identity_of(kind: Any) -> Callable[[Any], int]:
     expected = np.dtype(kind)
 
     def code(array: Any) -> int:
+        if not isinstance(array, np.ndarray):  # a scalar of NumPy's has all that is asked for below
+            raise TypeError(f"a kernel needs contiguous {expected} arrays, got {type(array).__name__} {array!r}")
         dtype = array.dtype
         if (dtype is not expected and dtype != expected) or not array.flags.c_contiguous:
             raise TypeError(f"a kernel needs contiguous {expected} arrays, got {dtype} {array.strides}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -81,16 +80,15 @@ class Loaded(NamedTuple):
 
 
 def load(symbol: str, code: bytes) -> Loaded:
-    """The function of this name in object code that has no other name, ready to be called.
+    """The function of this name in object code that has no other name, ready to be called. By one thread at a time.
 
     Raises:
         RuntimeError: the code cannot be read, or there is no such function in it.
     """
-    with _turn:
-        engine = _engine()
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        address = engine.get_function_address(symbol)
+    engine = _engine()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(symbol)
     if not address:
         raise RuntimeError(f"no function {symbol} in the machine code")
     return Loaded(address, _FUNCTION(address))
@@ -101,7 +99,6 @@ def _engine() -> Any:
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), generator())
 
 
-_turn = threading.Lock()
 HEAD = object.__basicsize__
 """Where in an array object its data pointer is: NumPy's binary interface has it first, behind Python's own fields."""
 

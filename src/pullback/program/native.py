@@ -42,13 +42,12 @@ def segments(program: Program) -> list[Segment]:
     first, dtype = 0, None
     for number, step in enumerate([*program.steps, None]):
         kind = None if step is None else _dtype_of(step, program)
-        fits = dtype is None or kind is _ANY or dtype is _ANY or kind == dtype
-        if kind is None or not fits:
-            if dtype is not None and dtype is not _ANY and number - first >= SHORTEST:
-                found.append(Segment(first, number, dtype))
-            first, dtype = (number + 1, None) if kind is None else (number, kind)
-        else:
-            dtype = kind if dtype is None or dtype is _ANY else dtype
+        common = _common(dtype, kind)
+        if common is None and dtype is not None and dtype is not _ANY and number - first >= SHORTEST:
+            found.append(Segment(first, number, dtype))
+        if common is None:
+            first = number if kind is not None else number + 1
+        dtype = kind if common is None else common
     return found
 
 
@@ -59,8 +58,8 @@ def gathered(program: Program) -> Program:
     dtype, made = None, set[int]()
     for step in program.steps:
         kind = _dtype_of(step, program)
-        fits = kind is not None and (dtype is None or kind is _ANY or dtype is _ANY or kind == dtype)
-        if not fits and (kind is not None or not made.isdisjoint(step.inputs)):
+        common = _common(dtype, kind)
+        if common is None and (kind is not None or not made.isdisjoint(step.inputs)):
             steps += waiting
             waiting, dtype, made = [], None, set()
         if kind is None:
@@ -68,8 +67,15 @@ def gathered(program: Program) -> Program:
         else:
             waiting.append(step)
             made.update(step.outputs)
-            dtype = kind if dtype is None or dtype is _ANY else dtype
+            dtype = kind if common is None else common
     return replace(program, steps=(*steps, *waiting))
+
+
+def _common(dtype: Any, kind: Any) -> Any:
+    """The dtype of a run (None: of no steps yet) with one more step; None if that can't be part of it."""
+    if kind is None or dtype is None or dtype is _ANY:
+        return kind
+    return dtype if kind is _ANY or kind == dtype else None
 
 
 def made_natively(program: Program) -> set[int]:

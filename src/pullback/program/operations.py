@@ -301,7 +301,7 @@ def matmul(algorithm: str, adding: bool = False) -> Operation:
         fixed = None if adding or scaled or has_row or masked else kernels.Ending(sign, relu=relu)
         dense = np.ascontiguousarray
 
-        def multiply(values: Sequence[Any], params: Params, outs: Sequence[Any]) -> None:
+        def multiply(values: Sequence[Any], _: Params, outs: Sequence[Any]) -> None:
             out = outs[0]
             a, b, rest = dense(values[0]), dense(values[1]), list(values[2:])
             ending = fixed

@@ -29,7 +29,7 @@ class Recorded:
     program: Program
     read: list[Any]  # objects whose `value` is an input, after the arguments
     written: list[Any]  # objects whose `value` is an output, after the results
-    leaves: list[Any]  # of the result: None for an output, in order, else what it was
+    leaves: list[Any]  # of the result: `_OUTPUT` for an output, in order, else what it was
     structure: tree.Structure
 
     @functools.cached_property
@@ -145,7 +145,7 @@ class Recording(Trace):
         for step in steps:
             y = step.primitive.fn(*step.values, **step.params)
             for zeros, part in zip(step.zeros, _parts(y), strict=True):
-                if zeros is not None and not (zeros.base is not None and np.shares_memory(zeros, part)):
+                if zeros is not None and not (zeros.base is not None and np.may_share_memory(zeros, part)):
                     writeable = zeros.flags.writeable
                     zeros.flags.writeable = True
                     np.copyto(zeros, part)
