@@ -5,7 +5,6 @@ A folder that cannot be written or a file that cannot be read costs one warning 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import sys
 import threading
@@ -48,6 +47,13 @@ def folder() -> Path:
 
 
 def _version(package: str) -> str:
+    """The installed version, from the name of the folder that tells of it: importing `importlib.metadata` takes longer
+    than loading all kernels."""
+    for place in sys.path:
+        for found in Path(place).glob(f"{package}-*.dist-info"):
+            return found.name.removesuffix(".dist-info").split("-")[1]
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
